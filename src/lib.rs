@@ -1,0 +1,4 @@
+//! bucketdisk: a fixed-size, sparse disk that lives in a bucket.
+
+pub mod block;
+pub mod error;
