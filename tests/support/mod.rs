@@ -1,0 +1,16 @@
+//! What the test binaries share. A binary that uses [`s3_server`] also has, at its root, a test that lets the server's process in:
+//!
+//! ```ignore
+//! #[test]
+//! fn s3_server_process() {
+//!     support::s3_server::serve_if_asked();
+//! }
+//! ```
+
+// each test binary uses its own part of this
+#![allow(dead_code)]
+
+pub mod canned_http;
+pub mod fault;
+pub mod object_contract;
+pub mod s3_server;
