@@ -1,5 +1,6 @@
 //! bucketdisk: a fixed-size, sparse disk that lives in a bucket.
 
 pub mod block;
+pub mod codec;
 pub mod error;
 pub mod object;
