@@ -4,3 +4,4 @@ pub mod block;
 pub mod codec;
 pub mod error;
 pub mod object;
+pub mod store;

@@ -1,0 +1,159 @@
+//! Stores of blocks: where the disk's blocks live between mounts, one object per block that is not a hole.
+//!
+//! [`BlockStore`] is the contract that `disk` builds on; `versioned` (the native layout) implements it. A block store does no
+//! caching, holds no dirty data and never retries a request (`object::retry` does).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::block::{Block, BlockIndex, Geometry, Seq};
+use crate::error::Result;
+
+pub mod versioned;
+
+/// A mounted disk's blocks: which there are, reading them, and committing changes.
+///
+/// The map (which blocks are stored, in which version) is known at all times: [`BlockStore::version`] and its kin answer from
+/// memory and never wait. Any number of readers may run beside one `commit`; there is one committer.
+#[async_trait]
+pub trait BlockStore: Send + Sync + std::fmt::Debug {
+    /// Size and block size.
+    fn geometry(&self) -> Geometry;
+
+    /// Whether a commit becomes visible all at once or not at all. Where `false`, a crash in the middle of one leaves a mix.
+    fn commits_are_atomic(&self) -> bool;
+
+    /// Whether this mount may commit. Becomes `true` when another session has fenced this one.
+    fn is_read_only(&self) -> bool;
+
+    /// The version of a block that the map names; `None` where the block is a hole.
+    fn version(&self, index: BlockIndex) -> Option<Seq>;
+
+    /// The first stored block at or after `from`; `None` where only holes follow.
+    fn next_stored(&self, from: BlockIndex) -> Option<BlockIndex>;
+
+    /// The first hole at or after `from`; `None` where all blocks up to the end of the disk are stored.
+    fn next_hole(&self, from: BlockIndex) -> Option<BlockIndex>;
+
+    /// How many blocks of a range are stored.
+    fn stored_in(&self, range: Range<BlockIndex>) -> u64;
+
+    /// The content of a block in a version that [`BlockStore::version`] named.
+    ///
+    /// # Errors
+    /// `Damaged` where the object is missing, altered or not what its key says, while the map still names this version; `Stale`
+    /// where the map names another version by now (ask again with that). Else those of the object client.
+    async fn read(&self, index: BlockIndex, version: Seq) -> Result<Block, ReadError>;
+
+    /// Makes changes the store's state: durable, and where [`BlockStore::commits_are_atomic`], all at once. When it returns, the
+    /// map names the new versions. Answers the commit's number.
+    ///
+    /// # Errors
+    /// On an error the state is unchanged, as far as anyone can tell, and the caller calls again with the *same* changes, or never
+    /// again: blocks that the failed call has stored are not stored again. (The commit may still land: the next call finds out.)
+    /// `Fenced` is final. Others may be mended or pass: every kind but `Fenced` may be tried again.
+    async fn commit(&self, changes: Arc<dyn Changes>) -> Result<Seq>;
+
+    /// Ends the session: what it left to do is done, what it held is free for others. The last call. Nothing committed depends on it.
+    ///
+    /// # Errors
+    /// Those of the object client; the disk is then still held by this session, as another mount will say.
+    async fn release(&self) -> Result<()>;
+
+    /// Figures for `status`.
+    fn status(&self) -> StoreStatus;
+}
+
+/// Why a block could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The map names another version of the block by now.
+    #[error("the block has a newer version")]
+    Stale,
+    /// Everything else.
+    #[error(transparent)]
+    Failed(#[from] crate::error::Error),
+}
+
+/// What one commit changes: the exact difference between two instants of the disk.
+///
+/// It never changes once handed out: every call answers the same for ever, so that a request that is sent twice, or that arrives
+/// late, carries the same bytes.
+#[async_trait]
+pub trait Changes: Send + Sync {
+    /// The blocks to store, in ascending order, disjoint from [`Changes::holes`].
+    fn blocks(&self) -> Vec<BlockIndex>;
+
+    /// The ranges that became holes, in ascending order.
+    fn holes(&self) -> Vec<Range<BlockIndex>>;
+
+    /// The content of one of [`Changes::blocks`]; `None` where it has become all zero, and so is a hole. May have to read the base
+    /// of a partly written block from the store, and fails as that does.
+    async fn block(&self, index: BlockIndex) -> Result<Option<Block>>;
+
+    /// Tells that a block's content is durable under a version (which the map may not name yet), so that it can be cached.
+    fn stored(&self, index: BlockIndex, version: Seq, block: &Block);
+}
+
+/// A store's figures at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct StoreStatus {
+    /// What is mounted, as a user would name it.
+    pub location: String,
+    /// The disk's id.
+    pub disk_id: String,
+    /// The label, empty if none.
+    pub label: String,
+    /// The number of the last record of the log that this mount stands on.
+    pub head: u32,
+    /// Blocks that are not holes.
+    pub stored_blocks: u64,
+    /// Bytes of memory that the block map takes.
+    pub map_bytes: u64,
+    /// When the last commit of this session was acknowledged; `None` before the first.
+    #[serde(with = "unix_seconds")]
+    pub last_commit: Option<SystemTime>,
+    /// How long that commit took.
+    #[serde(with = "seconds")]
+    pub last_commit_took: Option<Duration>,
+    /// Commits of this session.
+    pub commits: u64,
+    /// Superseded objects that are still to be deleted.
+    pub garbage_objects: u64,
+    /// Who took the disk over, once this session is fenced.
+    pub fenced_by: Option<String>,
+}
+
+/// Serialises an optional moment as seconds since 1970.
+mod unix_seconds {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    pub fn serialize<S: serde::Serializer>(
+        value: &Option<SystemTime>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value.and_then(|t| t.duration_since(UNIX_EPOCH).ok()) {
+            Some(since) => to.serialize_some(&since.as_secs()),
+            None => to.serialize_none(),
+        }
+    }
+}
+
+/// Serialises an optional duration as seconds.
+mod seconds {
+    use std::time::Duration;
+
+    pub fn serialize<S: serde::Serializer>(
+        value: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(d) => to.serialize_some(&d.as_secs_f64()),
+            None => to.serialize_none(),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Looking at a disk without mounting it, and deleting one.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::object::{BATCH, ObjectClient, ObjectEntry, list_all};
+
+use super::load::FirstLook;
+use super::mount::{objects, read_state};
+use super::record::SessionId;
+use super::{
+    DiskInfo, Holder, MountOptions, OnProgress, Progress, Stored, Superblock, keys, read_superblock,
+};
+
+/// Requests at once of the listings here.
+const REQUESTS: usize = 16;
+
+/// Describes a disk. With `count_stored`, lists every object of it to count them.
+///
+/// # Errors
+/// Those of [`read_superblock`] and of reading the state.
+pub async fn inspect(
+    client: &Arc<dyn ObjectClient>,
+    count_stored: bool,
+    progress: &OnProgress,
+) -> Result<DiskInfo> {
+    let superblock = read_superblock(client).await?;
+    let objects = objects(Arc::clone(client), &superblock, true);
+    let options = MountOptions {
+        read_only: true,
+        list_blocks: false,
+        take_over: false,
+        unsafe_no_fencing: false,
+        session: SessionId::fresh(),
+        own_dead_sessions: Vec::new(),
+        requests: REQUESTS,
+        progress: Arc::clone(progress),
+    };
+    let loaded = read_state(&objects, &options).await?;
+    let holder = FirstLook::take(&objects).await?.holder(&objects).await?;
+    let mut stored = None;
+    if count_stored {
+        let mut count = Stored::default();
+        for_each_object(client, progress, |entries| {
+            count.objects += entries.len() as u64;
+            count.bytes += entries.iter().map(|e| e.size_bytes).sum::<u64>();
+        })
+        .await?;
+        stored = Some(count);
+    }
+    Ok(DiskInfo {
+        superblock,
+        stored_blocks: loaded.replay.map.len(),
+        stored,
+        head: loaded.replay.seq.0,
+        holder,
+    })
+}
+
+/// Deletes a disk's own objects: blocks, maps, records, snapshots and probes, and the superblock last. Answers how many were
+/// deleted. Foreign objects under the prefix are left alone.
+///
+/// # Errors
+/// `Held` while a session holds the disk, unless `even_if_held`, which also deletes a disk whose superblock cannot be used. Any
+/// request that failed for good: the disk is then partly deleted, and deleting again goes on.
+pub async fn delete(
+    client: &Arc<dyn ObjectClient>,
+    even_if_held: bool,
+    progress: &OnProgress,
+) -> Result<u64> {
+    match read_superblock(client).await {
+        Ok(superblock) if !even_if_held => refuse_if_held(client, &superblock).await?,
+        Err(error) if !even_if_held || error.kind() == ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut keys: Vec<String> = Vec::new();
+    for_each_object(client, progress, |entries| {
+        keys.extend(
+            entries
+                .into_iter()
+                .map(|e| e.key)
+                .filter(|key| key != keys::SUPERBLOCK),
+        );
+    })
+    .await?;
+    let found = keys.len() as u64 + 1;
+    let mut done = 0;
+    progress(Progress::Deleting { done, found });
+    let batches: Vec<Vec<String>> = keys.chunks(BATCH).map(<[String]>::to_vec).collect();
+    let mut deletions = stream::iter(batches)
+        .map(|batch| async move {
+            client
+                .delete_many(&batch)
+                .await
+                .map(|()| batch.len() as u64)
+        })
+        .buffer_unordered(4);
+    while let Some(deleted) = deletions.try_next().await? {
+        done += deleted;
+        progress(Progress::Deleting { done, found });
+    }
+    client.delete_many(&[keys::SUPERBLOCK.to_owned()]).await?;
+    progress(Progress::Deleting { done: found, found });
+    Ok(found)
+}
+
+async fn refuse_if_held(client: &Arc<dyn ObjectClient>, superblock: &Superblock) -> Result<()> {
+    let objects = objects(Arc::clone(client), superblock, true);
+    match FirstLook::take(&objects).await?.holder(&objects).await? {
+        None => Ok(()),
+        Some(Holder { host, pid, .. }) => {
+            let text = format!(
+                "{} is held by {host} (process {pid}): unmount it there first",
+                client.location()
+            );
+            Err(Error::new(ErrorKind::Held, text))
+        }
+    }
+}
+
+/// Lists the disk's own objects, several folders at once, and calls `each` with the entries of one folder at a time.
+async fn for_each_object(
+    client: &Arc<dyn ObjectClient>,
+    progress: &OnProgress,
+    mut each: impl FnMut(Vec<ObjectEntry>),
+) -> Result<()> {
+    let others = [
+        keys::LOG_FOLDER,
+        keys::MAP_FOLDER,
+        keys::SNAPSHOTS_FOLDER,
+        keys::PROBE_FOLDER,
+    ]
+    .map(str::to_owned);
+    let folders = (0..=u8::MAX).map(keys::shard_folder).chain(others);
+    let mut listings = stream::iter(folders)
+        .map(|folder| async move { list_all(&**client, &folder).await })
+        .buffer_unordered(REQUESTS);
+    let (mut shards, mut found) = (0, 0);
+    while let Some(mut entries) = listings.try_next().await? {
+        entries.retain(|entry| keys::is_own(&entry.key));
+        shards = (shards + 1).min(keys::SHARDS);
+        found += entries.len() as u64;
+        progress(Progress::ListingBlocks { shards, found });
+        each(entries);
+    }
+    // The superblock lies beside the folders.
+    let superblock = client.get(keys::SUPERBLOCK).await?;
+    each(vec![ObjectEntry {
+        key: keys::SUPERBLOCK.to_owned(),
+        size_bytes: superblock.len() as u64,
+        modified: std::time::SystemTime::UNIX_EPOCH,
+    }]);
+    Ok(())
+}

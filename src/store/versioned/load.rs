@@ -1,0 +1,271 @@
+//! Reading a disk's state: checkpoint, then the records after it, then a second look that nothing was pruned meanwhile.
+
+use std::time::SystemTime;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::block::Seq;
+use crate::error::{Error, ErrorKind, Result};
+
+use super::checkpoint::Checkpoint;
+use super::listing;
+use super::objects::{Numbers, Objects, Stored};
+use super::record::{Digest, RecordBody};
+use super::replay::Replay;
+use super::{Holder, OnProgress, Progress};
+
+/// How often reading begins anew, because a writer went on or a listing was stale, before giving up.
+const TRIES: usize = 20;
+
+/// The first look: what there is, and who wrote last. Nothing that it finds is relied on, but the number to claim.
+#[derive(Debug)]
+pub(super) struct FirstLook {
+    /// The highest number in use; 0 if none is.
+    pub(super) head: Seq,
+    /// The newest record, or the checkpoint that has made it superfluous.
+    newest: Newest,
+    records: Numbers,
+    checkpoints: Numbers,
+}
+
+#[derive(Debug)]
+enum Newest {
+    Nothing,
+    Record(Box<Stored>),
+    Checkpoint(Box<Checkpoint>),
+}
+
+impl FirstLook {
+    /// Lists checkpoints and log, and reads the newest of them.
+    pub(super) async fn take(objects: &Objects) -> Result<FirstLook> {
+        for _ in 0..TRIES {
+            let checkpoints = objects.checkpoint_numbers().await?;
+            let records = objects.record_numbers().await?;
+            let checkpoint = last(&checkpoints);
+            let head = last(&records).max(checkpoint);
+            let record = match records.contains_key(&head) {
+                true => objects.record(head).await?,
+                false => None,
+            };
+            // A claim of the checkpoint's own number may have come after that record was pruned: then it is void, and the log
+            // goes on after the checkpoint.
+            let newest = match record {
+                _ if head == Seq(0) => Some(Newest::Nothing),
+                Some(stored) if head > checkpoint || !stored.record.is_claim() => {
+                    Some(Newest::Record(Box::new(stored)))
+                }
+                None if head > checkpoint => None,
+                _ => objects
+                    .checkpoint(checkpoint)
+                    .await?
+                    .map(|c| Newest::Checkpoint(Box::new(c))),
+            };
+            if let Some(newest) = newest {
+                return Ok(FirstLook {
+                    head,
+                    newest,
+                    records,
+                    checkpoints,
+                });
+            }
+        }
+        Err(restless())
+    }
+
+    /// The digest that a record after the newest one must name.
+    pub(super) fn digest(&self) -> Digest {
+        match &self.newest {
+            Newest::Nothing => Digest::ZERO,
+            Newest::Record(stored) => stored.digest,
+            Newest::Checkpoint(checkpoint) => checkpoint.head,
+        }
+    }
+
+    /// The newest claim that is not void; 0 if there is none.
+    pub(super) fn newest_claim(&self) -> Seq {
+        match &self.newest {
+            Newest::Nothing => Seq(0),
+            Newest::Record(stored) => stored.record.newest_claim(),
+            Newest::Checkpoint(checkpoint) => checkpoint.last.claim,
+        }
+    }
+
+    /// Who holds the disk: the session that wrote last, unless it has released. `None` when the disk is free.
+    pub(super) async fn holder(&self, objects: &Objects) -> Result<Option<Holder>> {
+        let stored_at = |seq: Seq| {
+            self.records
+                .get(&seq)
+                .or(self.checkpoints.get(&seq))
+                .copied()
+        };
+        let last_record = stored_at(self.head).unwrap_or(SystemTime::UNIX_EPOCH);
+        let since = stored_at(self.newest_claim()).unwrap_or(last_record);
+        let holder = |session, host, pid| {
+            Some(Holder {
+                session,
+                host,
+                pid,
+                since,
+                last_record,
+            })
+        };
+        let record = match &self.newest {
+            Newest::Nothing => return Ok(None),
+            Newest::Checkpoint(checkpoint) if checkpoint.last.released => return Ok(None),
+            Newest::Checkpoint(checkpoint) => {
+                let last = &checkpoint.last;
+                return Ok(holder(last.session, last.host.clone(), last.pid));
+            }
+            Newest::Record(stored) => &stored.record,
+        };
+        if record.body == RecordBody::Release {
+            return Ok(None);
+        }
+        // Claims are never pruned, so this one is there.
+        let claim = objects.record(record.newest_claim()).await?;
+        Ok(match claim.map(|stored| stored.record.body) {
+            Some(RecordBody::Claim { host, pid, .. }) => holder(record.session, host, pid),
+            _ => holder(record.session, "an unknown host".to_owned(), 0),
+        })
+    }
+}
+
+/// How a state is to be read.
+pub(super) struct Wanted<'a> {
+    /// The record up to which, inclusive.
+    pub(super) end: Seq,
+    /// Whether the disk is claimed by record `end`: then a checkpoint at or past it voids the claim.
+    pub(super) claimed: bool,
+    /// Build the map from a listing of the blocks.
+    pub(super) list_blocks: bool,
+    /// Requests at once.
+    pub(super) requests: usize,
+    pub(super) progress: &'a OnProgress,
+}
+
+/// A state and what there is beside it.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) replay: Replay,
+    /// The checkpoints that exist, with the store's time of each.
+    pub(super) checkpoints: Numbers,
+    /// The number of the checkpoint that was built on; 0 if none was.
+    pub(super) checkpoint: Seq,
+    /// The store's clock, as of the newest record.
+    pub(super) store_time: Option<std::time::SystemTime>,
+}
+
+/// What reading the state came to.
+#[derive(Debug)]
+pub(super) enum Reading {
+    State(Box<Loaded>),
+    /// The claim's slot had been pruned: claim another.
+    Void,
+    /// (Read-only) the writer has gone on past `end`: look again.
+    Passed,
+}
+
+/// Reads the state as of a record.
+///
+/// # Errors
+/// `Damaged` where the log does not add up.
+pub(super) async fn load(objects: &Objects, wanted: &Wanted<'_>) -> Result<Reading> {
+    (wanted.progress)(Progress::ReadingMap);
+    let mut gaps_without_checkpoint = 0;
+    for _ in 0..TRIES {
+        let checkpoints = objects.checkpoint_numbers().await?;
+        let newest = last(&checkpoints);
+        if newest > wanted.end || (newest == wanted.end && wanted.claimed) {
+            return Ok(if wanted.claimed {
+                Reading::Void
+            } else {
+                Reading::Passed
+            });
+        }
+        let records = objects.record_numbers().await?;
+        let complete = (newest.0..wanted.end.0).all(|n| records.contains_key(&Seq(n + 1)));
+        if !complete && newest == Seq(0) {
+            gaps_without_checkpoint += 1;
+        }
+        // Records were pruned, and the checkpoint that allowed it is gone: what is left is to look at the blocks themselves. A
+        // listing that lags behind could look like that once, so it has to be seen again.
+        let no_checkpoint = gaps_without_checkpoint >= 3;
+        if !complete && !no_checkpoint {
+            continue;
+        }
+        let replay = if wanted.list_blocks || no_checkpoint {
+            listing::rebuild(objects, wanted, &records).await?
+        } else {
+            from_log(objects, wanted, newest).await?
+        };
+        let Some(replay) = replay else { continue };
+        if last(&objects.checkpoint_numbers().await?) != newest {
+            continue;
+        }
+        (wanted.progress)(Progress::MapKnown {
+            stored: replay.map.len(),
+        });
+        let store_time = records.get(&wanted.end).copied();
+        return Ok(Reading::State(Box::new(Loaded {
+            replay,
+            checkpoints,
+            checkpoint: newest,
+            store_time,
+        })));
+    }
+    Err(restless())
+}
+
+/// Checkpoint and the records after it. `None` where one of them has gone meanwhile.
+async fn from_log(
+    objects: &Objects,
+    wanted: &Wanted<'_>,
+    checkpoint: Seq,
+) -> Result<Option<Replay>> {
+    let mut replay = if checkpoint == Seq(0) {
+        Replay::empty(objects.geometry.blocks())?
+    } else {
+        match objects.checkpoint(checkpoint).await? {
+            Some(checkpoint) => Replay::from_checkpoint(checkpoint),
+            None => return Ok(None),
+        }
+    };
+    let numbers = (checkpoint.0..wanted.end.0).map(|before| Seq(before + 1));
+    let mut records = stream::iter(numbers)
+        .map(|seq| objects.record(seq))
+        .buffered(wanted.requests);
+    while let Some(stored) = records.try_next().await? {
+        match stored {
+            Some(stored) => replay.apply(&stored)?,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(replay))
+}
+
+/// Whether the disk has changed, as far as can be known, since a record.
+pub(super) async fn was_changed_since(objects: &Objects, seq: Seq) -> Result<bool> {
+    if last(&objects.checkpoint_numbers().await?) > seq {
+        return Ok(true);
+    }
+    let records = objects.record_numbers().await?;
+    for later in records.into_keys().filter(|later| *later > seq) {
+        match objects.record(later).await? {
+            Some(stored) if !matches!(stored.record.body, RecordBody::Commit { .. }) => {}
+            _ => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
+/// The highest number; 0 if there is none.
+pub(super) fn last(numbers: &Numbers) -> Seq {
+    numbers.last_key_value().map_or(Seq(0), |(seq, _)| *seq)
+}
+
+fn restless() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "the disk's log changes faster than it can be read; try again",
+    )
+}

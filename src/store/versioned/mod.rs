@@ -1,0 +1,154 @@
+//! The native layout ("versioned"): every object is written once, and one linear log makes commits atomic and fences writers.
+//! The bytes are described in bucketdisk-layout(5).
+//!
+//! # The protocol, and why each step stands where it does
+//!
+//! *Commit n* (`commit`): every changed block is put under the version n and acknowledged; only then `log/n` is put,
+//! create-if-absent. Were the record first, a crash would leave a map that names blocks that are not there. A lost answer is
+//! resolved by reading `log/n` back: the same bytes mean done, other bytes mean that another session has the disk. Superseded versions
+//! are deleted after the record is acknowledged, and then some minutes later (`upkeep`), never before: until then they are the disk.
+//!
+//! *Mount for writing* (`mount`, `load`): (1) a first look finds the highest number h and who holds the disk; (2) a claim is put at
+//! h+1, create-if-absent: whoever writes with a head of h or less cannot commit any more, since its next number is taken;
+//! (3) only now the state is read: newest checkpoint, then every record up to the claim. A checkpoint at or past the claim means that
+//! the claim's slot had been used and pruned: the claim is void and stays where it is (removing it could let a fenced writer in).
+//! A missing record means that a newer checkpoint has made it superfluous: list again; (4) the checkpoints are listed once more: a newer
+//! one means that records may have been pruned, and their slots filled by a late claim, while reading: back to (3).
+//!
+//! *Checkpoint and pruning* (`upkeep`): the checkpoint is durable before any record that it covers is deleted, a record whose
+//! commit superseded something is kept until that is deleted, and claims are kept for good: the claim at h+1 is what fences a
+//! writer that sleeps with head h, however long.
+//!
+//! The model of all this is checked exhaustively (two writers, crashes, lost answers, late requests); see bucketdisk-layout(5).
+//!
+//! Who does what: `keys` names objects; `superblock`, `record`, `checkpoint` are formats; `map` is the block map; `objects` reads and
+//! writes them; `replay` makes a state of records; `load` and `listing` read a state; `probe`, `create`, `mount`, `inspect` are the
+//! operations on a disk at rest; `volume` is a mounted one, with `commit` and `upkeep`.
+
+use std::sync::Arc;
+
+use crate::block::Geometry;
+
+pub mod checkpoint;
+mod commit;
+mod create;
+mod inspect;
+pub mod keys;
+mod listing;
+mod load;
+pub mod map;
+mod mount;
+mod objects;
+mod probe;
+pub mod record;
+mod replay;
+pub mod superblock;
+mod upkeep;
+mod volume;
+
+pub use create::{create, read_superblock};
+pub use inspect::{delete, inspect};
+pub use mount::mount;
+pub use record::SessionId;
+pub use superblock::Superblock;
+pub use volume::VersionedStore;
+
+/// What `create` makes.
+#[derive(Debug, Clone)]
+pub struct DiskSpec {
+    /// Size and block size.
+    pub geometry: Geometry,
+    /// A name for people; may be empty.
+    pub label: String,
+    /// Make the disk even where the store has no working create-if-absent.
+    pub unsafe_no_fencing: bool,
+}
+
+/// What a long operation is doing, for whoever watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Reading checkpoint and log.
+    ReadingMap,
+    /// Listing the shards of `blocks/`, of which there are 256.
+    ListingBlocks {
+        /// Shards listed.
+        shards: u32,
+        /// Non-zero blocks found so far.
+        found: u64,
+    },
+    /// The map is known.
+    MapKnown {
+        /// Non-zero blocks.
+        stored: u64,
+    },
+    /// Deleting objects.
+    Deleting {
+        /// Deleted so far.
+        done: u64,
+        /// Found so far.
+        found: u64,
+    },
+}
+
+/// Receives progress; called often, from any thread, and must not block.
+pub type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// How to mount.
+#[derive(Clone)]
+pub struct MountOptions {
+    /// No claim, no writes: one fixed state.
+    pub read_only: bool,
+    /// Build the map from a listing of all blocks instead of checkpoint and log.
+    pub list_blocks: bool,
+    /// Claim the disk although another session has not released it.
+    pub take_over: bool,
+    /// Mount for writing even where the store has no working create-if-absent.
+    pub unsafe_no_fencing: bool,
+    /// The session's id; fresh for each mount.
+    pub session: SessionId,
+    /// Sessions known to be of this machine and dead: one that did not release is no obstacle.
+    pub own_dead_sessions: Vec<SessionId>,
+    /// Most requests that the mount itself runs at once (listing), and the most blocks of a commit in flight.
+    pub requests: usize,
+    /// Receives progress.
+    pub progress: OnProgress,
+}
+
+/// What can be said of a disk without mounting it.
+#[derive(Debug, Clone)]
+pub struct DiskInfo {
+    /// Its superblock.
+    pub superblock: Superblock,
+    /// Blocks that are not holes.
+    pub stored_blocks: u64,
+    /// Objects and bytes under the disk's prefix, superseded versions and records included; `None` unless asked for (it lists everything).
+    pub stored: Option<Stored>,
+    /// Number of the newest record.
+    pub head: u32,
+    /// Who holds the disk; `None` when it is free.
+    pub holder: Option<Holder>,
+}
+
+/// Objects and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// How many objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A session that has not released the disk.
+#[derive(Debug, Clone)]
+pub struct Holder {
+    /// Its id.
+    pub session: SessionId,
+    /// The machine that it said it runs on.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// When it claimed the disk, by the store's clock.
+    pub since: std::time::SystemTime,
+    /// When it last wrote a record, by the store's clock.
+    pub last_record: std::time::SystemTime,
+}

@@ -1,0 +1,212 @@
+//! Mounting: find out who holds the disk, claim it, and only then read the state that the claim has frozen.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::block::Seq;
+use crate::codec::Checked;
+use crate::error::{Error, ErrorKind, Result};
+use crate::object::ObjectClient;
+
+use super::load::{FirstLook, Loaded, Reading, Wanted, load, was_changed_since};
+use super::objects::{Objects, RecordPut};
+use super::record::{Record, RecordBody, SessionId};
+use super::upkeep::GRACE;
+use super::volume::{Start, VersionedStore};
+use super::{Holder, MountOptions, Superblock, probe};
+
+/// How often a claim is tried, when others are quicker or its slot turns out to be void.
+const CLAIMS: usize = 20;
+
+/// Mounts a disk.
+///
+/// # Errors
+/// `Held`, naming who holds the disk and since when; `Unsupported` where the store cannot fence; `Damaged` where log or checkpoint
+/// do not add up; the object client's own.
+pub async fn mount(
+    client: Arc<dyn ObjectClient>,
+    superblock: Superblock,
+    options: MountOptions,
+) -> Result<Arc<VersionedStore>> {
+    let objects = objects(client, &superblock, !options.unsafe_no_fencing);
+    if options.read_only {
+        let loaded = read_state(&objects, &options).await?;
+        return Ok(VersionedStore::start(Start {
+            objects,
+            superblock,
+            options,
+            loaded,
+            leftovers: false,
+        }));
+    }
+    if !options.unsafe_no_fencing {
+        probe::create_if_absent(&objects.client).await?;
+    }
+    for _ in 0..CLAIMS {
+        let look = FirstLook::take(&objects).await?;
+        let holder = look.holder(&objects).await?;
+        if let Some(holder) = &holder {
+            may_claim(&objects, holder, &options)?;
+        }
+        let Some(end) = claim(&objects, &look, holder.as_ref(), &options).await? else {
+            continue;
+        };
+        let wanted = Wanted {
+            end,
+            claimed: true,
+            list_blocks: options.list_blocks,
+            requests: options.requests,
+            progress: &options.progress,
+        };
+        // A void claim is left where it is: removing it could let a fenced writer in.
+        if let Reading::State(loaded) = load(&objects, &wanted).await? {
+            let leftovers = holder.is_some();
+            return Ok(VersionedStore::start(Start {
+                objects,
+                superblock,
+                options,
+                loaded: *loaded,
+                leftovers,
+            }));
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Held,
+        format!(
+            "{} is being mounted by others all the time; try again",
+            objects.client.location()
+        ),
+    ))
+}
+
+pub(super) fn objects(
+    client: Arc<dyn ObjectClient>,
+    superblock: &Superblock,
+    fencing: bool,
+) -> Objects {
+    Objects {
+        client,
+        codec: Arc::new(Checked),
+        disk: superblock.id,
+        geometry: superblock.geometry,
+        fencing,
+    }
+}
+
+/// One fixed state, without a claim: the newest there is.
+pub(super) async fn read_state(objects: &Objects, options: &MountOptions) -> Result<Loaded> {
+    for _ in 0..CLAIMS {
+        let began = Instant::now();
+        let look = FirstLook::take(objects).await?;
+        let wanted = Wanted {
+            end: look.head,
+            claimed: false,
+            list_blocks: options.list_blocks,
+            requests: options.requests,
+            progress: &options.progress,
+        };
+        let Reading::State(loaded) = load(objects, &wanted).await? else {
+            continue;
+        };
+        // What a writer has superseded since is deleted some time later: a listing that took as long may have found a hole in its
+        // place.
+        if began.elapsed() < GRACE || !was_changed_since(objects, look.head).await? {
+            return Ok(*loaded);
+        }
+    }
+    let text = format!(
+        "{} is being written faster than its state can be read; try again",
+        objects.client.location()
+    );
+    Err(Error::new(ErrorKind::Unreachable, text))
+}
+
+/// Whether a disk that somebody has not released may be claimed all the same.
+fn may_claim(objects: &Objects, holder: &Holder, options: &MountOptions) -> Result<()> {
+    if options.own_dead_sessions.contains(&holder.session) {
+        tracing::info!(session = %holder.session, "the last session ran on this machine and died; going on after it");
+        return Ok(());
+    }
+    if options.take_over {
+        tracing::warn!(session = %holder.session, host = holder.host, pid = holder.pid, "taking the disk over");
+        return Ok(());
+    }
+    let text = format!(
+        "{} is held by {} (process {}) since {}, last heard of {} ago: unmount it there, or mount with --take-over if that \
+         session is dead",
+        objects.client.location(),
+        holder.host,
+        holder.pid,
+        humantime::format_rfc3339_seconds(holder.since),
+        age(holder.last_record),
+    );
+    Err(Error::new(ErrorKind::Held, text))
+}
+
+fn age(since: SystemTime) -> humantime::FormattedDuration {
+    let age = SystemTime::now().duration_since(since).unwrap_or_default();
+    humantime::format_duration(Duration::from_secs(age.as_secs()))
+}
+
+/// Puts a claim on the number after the newest. `None` where another was quicker.
+async fn claim(
+    objects: &Objects,
+    look: &FirstLook,
+    holder: Option<&Holder>,
+    options: &MountOptions,
+) -> Result<Option<Seq>> {
+    let seq = next_number(look.head)?;
+    let record = Record {
+        seq,
+        session: options.session,
+        claim: look.newest_claim(),
+        nonce: rand::random(),
+        previous: look.digest(),
+        time: SystemTime::now(),
+        body: RecordBody::Claim {
+            host: host_name(),
+            pid: std::process::id(),
+            took_over: holder.map(|h| h.session),
+        },
+    };
+    match objects
+        .put_record(seq, &objects.encode_record(&record))
+        .await?
+    {
+        RecordPut::Ours => Ok(Some(seq)),
+        RecordPut::Taken(_) => Ok(None),
+    }
+}
+
+/// The number after another.
+///
+/// # Errors
+/// `Unsupported` at the end of the number space, after four thousand million records.
+pub(super) fn next_number(seq: Seq) -> Result<Seq> {
+    seq.next().ok_or_else(|| {
+        let text = "the disk's log has used up its numbers: copy the disk to a new one";
+        Error::new(ErrorKind::Unsupported, text)
+    })
+}
+
+/// This machine, as it calls itself.
+pub(super) fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Names a session for messages.
+pub(super) fn describe(record: &Record) -> String {
+    let session: SessionId = record.session;
+    let when = humantime::format_rfc3339_seconds(record.time);
+    match &record.body {
+        RecordBody::Claim { host, pid, .. } => {
+            format!("{host} (process {pid}, session {session}) at {when}")
+        }
+        _ => format!("session {session}, by record {} at {when}", record.seq),
+    }
+}

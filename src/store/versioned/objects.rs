@@ -1,0 +1,246 @@
+//! The disk's objects by what they are: records, checkpoints and blocks instead of keys and bodies.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::block::{Block, BlockIndex, Geometry, Seq};
+use crate::codec::{Codec, DecodeError, ObjectKind, Place};
+use crate::error::{Error, ErrorKind, Result};
+use crate::object::{ObjectClient, PutOutcome, list_all};
+
+use super::checkpoint::Checkpoint;
+use super::keys;
+use super::record::{Digest, Record};
+
+/// A disk's part of a bucket.
+#[derive(Debug, Clone)]
+pub(super) struct Objects {
+    pub(super) client: Arc<dyn ObjectClient>,
+    pub(super) codec: Arc<dyn Codec>,
+    pub(super) disk: Uuid,
+    pub(super) geometry: Geometry,
+    /// Whether the store's create-if-absent works. Where it does not, records are written after a look: a race that only
+    /// `--unsafe-no-fencing` accepts.
+    pub(super) fencing: bool,
+}
+
+/// A record as it lies in the store.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) record: Record,
+    pub(super) digest: Digest,
+}
+
+/// The answer to writing a record.
+#[derive(Debug)]
+pub(super) enum RecordPut {
+    /// The number is the caller's record, by this try or by an earlier one whose answer was lost.
+    Ours,
+    /// The number was taken by this other record.
+    Taken(Box<Record>),
+}
+
+/// Numbered objects of a folder with the time at which each was stored, by the store's clock.
+pub(super) type Numbers = BTreeMap<Seq, SystemTime>;
+
+impl Objects {
+    /// The records there are.
+    pub(super) async fn record_numbers(&self) -> Result<Numbers> {
+        self.numbers(keys::LOG_FOLDER, keys::parse_record).await
+    }
+
+    /// The checkpoints there are.
+    pub(super) async fn checkpoint_numbers(&self) -> Result<Numbers> {
+        self.numbers(keys::MAP_FOLDER, keys::parse_checkpoint).await
+    }
+
+    async fn numbers(&self, folder: &str, parse: fn(&str) -> Option<Seq>) -> Result<Numbers> {
+        let entries = list_all(&*self.client, folder).await?;
+        Ok(entries
+            .iter()
+            .filter_map(|e| Some((parse(&e.key)?, e.modified)))
+            .collect())
+    }
+
+    /// A record; `None` where there is none of that number.
+    ///
+    /// # Errors
+    /// `Damaged` where it does not decode.
+    pub(super) async fn record(&self, seq: Seq) -> Result<Option<Stored>> {
+        let Some(object) = found(self.client.get(&keys::record(seq)).await)? else {
+            return Ok(None);
+        };
+        let record = self.decode_record(seq, &object)?;
+        Ok(Some(Stored {
+            record,
+            digest: Record::digest(&object),
+        }))
+    }
+
+    fn decode_record(&self, seq: Seq, object: &Bytes) -> Result<Record> {
+        Record::decode(&*self.codec, self.disk, self.geometry.blocks(), seq, object).map_err(|e| {
+            Error::new(
+                ErrorKind::Damaged,
+                format!("log record {} is damaged", keys::record(seq)),
+            )
+            .with_source(e)
+        })
+    }
+
+    /// The record as the store would keep it.
+    pub(super) fn encode_record(&self, record: &Record) -> Bytes {
+        record.encode(&*self.codec, self.disk)
+    }
+
+    /// Writes a record under its number if that is free; when it returns `Ours`, the record is the log's.
+    ///
+    /// # Errors
+    /// Those of the object client: whether the record is there is then unknown, and writing the very same bytes again finds out.
+    pub(super) async fn put_record(&self, seq: Seq, object: &Bytes) -> Result<RecordPut> {
+        let key = keys::record(seq);
+        if self.fencing {
+            if self.client.put_if_absent(&key, object.clone()).await? == PutOutcome::Created {
+                return Ok(RecordPut::Ours);
+            }
+        } else if found(self.client.get(&key).await)?.is_none() {
+            self.client.put(&key, object.clone()).await?;
+            return Ok(RecordPut::Ours);
+        }
+        let Some(there) = found(self.client.get(&key).await)? else {
+            let text = format!("log record {key} was pruned while it was looked at; try again");
+            return Err(Error::new(ErrorKind::Unreachable, text));
+        };
+        if there == object {
+            return Ok(RecordPut::Ours);
+        }
+        Ok(RecordPut::Taken(Box::new(self.decode_record(seq, &there)?)))
+    }
+
+    /// A checkpoint; `None` where there is none of that number.
+    ///
+    /// # Errors
+    /// `Damaged` where it does not decode.
+    pub(super) async fn checkpoint(&self, seq: Seq) -> Result<Option<Checkpoint>> {
+        let key = keys::checkpoint(seq);
+        let Some(object) = found(self.client.get(&key).await)? else {
+            return Ok(None);
+        };
+        let checkpoint = Checkpoint::decode(
+            &*self.codec,
+            self.disk,
+            seq,
+            self.geometry.blocks(),
+            &object,
+        )
+        .map_err(|e| {
+            let text =
+                format!("checkpoint {key} is damaged: mount with --list-blocks to do without it");
+            Error::new(ErrorKind::Damaged, text).with_source(e)
+        })?;
+        Ok(Some(checkpoint))
+    }
+
+    /// Writes a checkpoint; one that is there already says the same.
+    pub(super) async fn put_checkpoint(&self, seq: Seq, object: Bytes) -> Result<()> {
+        self.client.put(&keys::checkpoint(seq), object).await
+    }
+
+    /// A version of a block; `None` where there is no such object. An object that does not decode is fetched once more first: the
+    /// damage may have happened on the way.
+    ///
+    /// # Errors
+    /// `Damaged`, naming the block, its byte range and its key.
+    pub(super) async fn block(&self, index: BlockIndex, version: Seq) -> Result<Option<Block>> {
+        let key = keys::block(index, version);
+        let mut tries = 0;
+        loop {
+            let Some(object) = found(self.client.get(&key).await)? else {
+                return Ok(None);
+            };
+            tries += 1;
+            match self.decode_block(index, version, object) {
+                Ok(block) => return Ok(Some(block)),
+                Err(error) if tries == 2 => {
+                    return Err(self.damaged(index, &key).with_source(error));
+                }
+                Err(error) => {
+                    tracing::warn!(%key, %error, "a block does not check out; fetching it once more")
+                }
+            }
+        }
+    }
+
+    fn decode_block(
+        &self,
+        index: BlockIndex,
+        version: Seq,
+        object: Bytes,
+    ) -> Result<Block, BlockError> {
+        let content = self
+            .codec
+            .decode(&self.block_place(index, version), object)?;
+        if content.len() != self.geometry.block_len() {
+            return Err(BlockError::Length {
+                got: content.len(),
+                want: self.geometry.block_len(),
+            });
+        }
+        Block::new(content).ok_or(BlockError::Zeros)
+    }
+
+    /// Stores a version of a block.
+    pub(super) async fn put_block(
+        &self,
+        index: BlockIndex,
+        version: Seq,
+        block: &Block,
+    ) -> Result<()> {
+        let object = self
+            .codec
+            .encode(&self.block_place(index, version), block.bytes());
+        self.client.put(&keys::block(index, version), object).await
+    }
+
+    fn block_place(&self, index: BlockIndex, version: Seq) -> Place {
+        Place {
+            disk: self.disk,
+            kind: ObjectKind::Block,
+            index: index.0,
+            seq: version,
+        }
+    }
+
+    /// The error for a block that is not what was written.
+    pub(super) fn damaged(&self, index: BlockIndex, key: &str) -> Error {
+        let start = self.geometry.offset_of(index);
+        let end = start + u64::from(self.geometry.block_bytes());
+        Error::new(
+            ErrorKind::Damaged,
+            format!("block {index} (bytes {start} to {end}, object {key}) is damaged or missing"),
+        )
+    }
+}
+
+/// Why the object of a block is not one.
+#[derive(Debug, thiserror::Error)]
+enum BlockError {
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("it holds {got} bytes instead of {want}")]
+    Length { got: usize, want: usize },
+    #[error("it holds only zeros")]
+    Zeros,
+}
+
+/// Turns "there is no such object" into `None`.
+pub(super) fn found<T>(outcome: Result<T>) -> Result<Option<T>> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,49 @@
+//! Whether the store's create-if-absent can be relied on: some ignore `If-None-Match`, some refuse it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::object::{ObjectClient, PutOutcome};
+
+use super::keys;
+
+/// Creates one object twice under a fresh key; the second time must fail.
+///
+/// # Errors
+/// `Unsupported` where it does not, or the store has no such operation: then nothing keeps two machines from writing to one disk at
+/// a time. Else those of the object client: a store that takes no writes is found out here.
+pub(super) async fn create_if_absent(client: &Arc<dyn ObjectClient>) -> Result<()> {
+    let key = format!("{}{}", keys::PROBE_FOLDER, Uuid::new_v4());
+    let body =
+        Bytes::from_static(b"tries whether this store can create an object only if it is absent\n");
+    let first = client.put_if_absent(&key, body.clone()).await;
+    let second = match first {
+        Ok(_) => client.put_if_absent(&key, body).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = client.delete_many(&[key]).await {
+        tracing::debug!(
+            error = error.chain(),
+            "the probe object could not be deleted"
+        );
+    }
+    match second {
+        Ok(PutOutcome::Exists) => Ok(()),
+        Ok(PutOutcome::Created) => Err(cannot_fence("it ignores If-None-Match")),
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            Err(cannot_fence("it refuses If-None-Match").with_source(error))
+        }
+        Err(error) => Err(error.within("cannot write to the store")),
+    }
+}
+
+fn cannot_fence(how: &str) -> Error {
+    let text = format!(
+        "the store cannot create an object only if it is absent ({how}), so nothing keeps a second machine from writing to the \
+         disk: use another store, mount with --read-only, or accept that with --unsafe-no-fencing"
+    );
+    Error::new(ErrorKind::Unsupported, text)
+}

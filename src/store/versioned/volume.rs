@@ -1,0 +1,282 @@
+//! A mounted disk in the native layout: its map, and who does what to it.
+//!
+//! `commit` and `upkeep` hold the rest of what it does. Two locks: `log` is held by whoever writes a record (a commit, a
+//! heartbeat, the release) for as long as that takes; `view` guards the map and is only ever held for an instant. `log` is taken first.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::block::{Block, BlockIndex, Geometry, Seq};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{BlockStore, Changes, ReadError, StoreStatus};
+
+use super::checkpoint::Garbage;
+use super::load::Loaded;
+use super::map::BlockMap;
+use super::mount::describe;
+use super::objects::Objects;
+use super::record::{Digest, Record, SessionId};
+use super::{MountOptions, Superblock, keys, upkeep};
+
+/// What a mount begins with.
+pub(super) struct Start {
+    pub(super) objects: Objects,
+    pub(super) superblock: Superblock,
+    pub(super) options: MountOptions,
+    pub(super) loaded: Loaded,
+    /// The last session did not release: it may have left blocks that it never committed.
+    pub(super) leftovers: bool,
+}
+
+/// A mounted disk in the native layout.
+#[derive(Debug)]
+pub struct VersionedStore {
+    pub(super) objects: Objects,
+    pub(super) session: SessionId,
+    /// The number of this session's claim; 0 for a read-only mount.
+    pub(super) claim: Seq,
+    /// Blocks of a commit that are stored at once.
+    pub(super) requests: usize,
+    label: String,
+    read_only: bool,
+    pub(super) view: RwLock<View>,
+    pub(super) log: tokio::sync::Mutex<LogEnd>,
+    fenced_by: OnceLock<String>,
+    released: AtomicBool,
+    pub(super) upkeep_wanted: Arc<Notify>,
+    upkeep: Mutex<Option<JoinHandle<()>>>,
+    pub(super) commits: AtomicU64,
+    pub(super) last_commit: Mutex<Option<(SystemTime, Duration)>>,
+}
+
+/// What the newest acknowledged record made of the disk.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) map: BlockMap,
+    /// The number of that record, and its digest.
+    pub(super) head: Seq,
+    pub(super) digest: Digest,
+    /// Superseded objects by when they may be deleted.
+    pub(super) garbage: BTreeMap<Instant, Vec<Garbage>>,
+    /// Records up to `head` that are not claims and may still exist.
+    pub(super) unpruned: Vec<Seq>,
+    /// The newest checkpoint, 0 if none; and all that there are.
+    pub(super) checkpoint: Seq,
+    pub(super) checkpoints: Vec<Seq>,
+    /// Whether the map differs from the newest checkpoint's.
+    pub(super) changed: bool,
+}
+
+/// The right to write the next record; held by one task at a time.
+#[derive(Debug)]
+pub(super) struct LogEnd {
+    /// A commit that has begun and is not acknowledged. Its number is taken: nothing else may be written before it is.
+    pub(super) attempt: Option<Attempt>,
+    /// A heartbeat or a release of which it is not known whether it is in the log: it is put again before anything else.
+    pub(super) pending: Option<(Record, Bytes)>,
+    /// When this session last wrote a record, by both clocks: one stands still while the machine sleeps, the other may be set.
+    pub(super) last_record: (Instant, SystemTime),
+}
+
+/// What a commit has done so far.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) seq: Seq,
+    /// Blocks that are durable (`true`), or turned out to be all zero (`false`).
+    pub(super) done: BTreeMap<BlockIndex, bool>,
+    /// The record, once all blocks are: the same bytes for every try.
+    pub(super) record: Option<(Record, Bytes)>,
+}
+
+impl VersionedStore {
+    /// Begins the mount's life: for a writer, with the task that looks after garbage, checkpoints and heartbeats.
+    pub(super) fn start(start: Start) -> Arc<Self> {
+        let Start {
+            objects,
+            superblock,
+            options,
+            loaded,
+            leftovers,
+        } = start;
+        let Loaded {
+            replay,
+            checkpoints,
+            checkpoint,
+            store_time,
+        } = loaded;
+        let mut garbage: BTreeMap<Instant, Vec<Garbage>> = BTreeMap::new();
+        let due_of_old =
+            upkeep::due_of_old_garbage(checkpoints.get(&checkpoint).copied(), store_time);
+        let due_of_new = Instant::now() + upkeep::GRACE;
+        for old in replay.garbage {
+            let due = match old.superseded_by <= checkpoint {
+                true => due_of_old,
+                false => due_of_new,
+            };
+            garbage.entry(due).or_default().push(old);
+        }
+        let read_only = options.read_only;
+        let store = Arc::new(VersionedStore {
+            objects,
+            session: options.session,
+            claim: if read_only { Seq(0) } else { replay.seq },
+            requests: options.requests.max(1),
+            label: superblock.label,
+            read_only,
+            view: RwLock::new(View {
+                map: replay.map,
+                head: replay.seq,
+                digest: replay.digest,
+                garbage,
+                unpruned: replay.unpruned,
+                checkpoint,
+                checkpoints: checkpoints.into_keys().collect(),
+                changed: options.list_blocks,
+            }),
+            log: tokio::sync::Mutex::new(LogEnd {
+                attempt: None,
+                pending: None,
+                last_record: (Instant::now(), SystemTime::now()),
+            }),
+            fenced_by: OnceLock::new(),
+            released: AtomicBool::new(false),
+            upkeep_wanted: Arc::new(Notify::new()),
+            upkeep: Mutex::new(None),
+            commits: AtomicU64::new(0),
+            last_commit: Mutex::new(None),
+        });
+        if !read_only {
+            let task = tokio::spawn(upkeep::run(
+                Arc::downgrade(&store),
+                Arc::clone(&store.upkeep_wanted),
+                leftovers,
+            ));
+            *store.upkeep.lock() = Some(task);
+        }
+        store
+    }
+
+    /// The error that every commit gets once another session has taken the disk over.
+    pub(super) fn fenced(&self) -> Option<Error> {
+        self.fenced_by.get().map(|by| {
+            Error::new(
+                ErrorKind::Fenced,
+                format!("the disk was taken over by {by}"),
+            )
+        })
+    }
+
+    /// Notes that a record of another session stands where this one's next was to be.
+    pub(super) fn fence(&self, by: &Record) -> Error {
+        let by = self.fenced_by.get_or_init(|| describe(by));
+        Error::new(
+            ErrorKind::Fenced,
+            format!("the disk was taken over by {by}"),
+        )
+    }
+}
+
+#[async_trait]
+impl BlockStore for VersionedStore {
+    fn geometry(&self) -> Geometry {
+        self.objects.geometry
+    }
+
+    fn commits_are_atomic(&self) -> bool {
+        true
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only || self.fenced_by.get().is_some()
+    }
+
+    fn version(&self, index: BlockIndex) -> Option<Seq> {
+        self.view.read().map.get(index)
+    }
+
+    fn next_stored(&self, from: BlockIndex) -> Option<BlockIndex> {
+        self.view.read().map.next_stored(from)
+    }
+
+    fn next_hole(&self, from: BlockIndex) -> Option<BlockIndex> {
+        self.view.read().map.next_hole(from)
+    }
+
+    fn stored_in(&self, range: Range<BlockIndex>) -> u64 {
+        self.view.read().map.stored_in(range)
+    }
+
+    async fn read(&self, index: BlockIndex, version: Seq) -> Result<Block, ReadError> {
+        let outcome = self.objects.block(index, version).await;
+        if !matches!(outcome, Ok(Some(_))) && self.version(index) != Some(version) {
+            return Err(ReadError::Stale);
+        }
+        match outcome? {
+            Some(block) => Ok(block),
+            None => {
+                let mut error = self.objects.damaged(index, &keys::block(index, version));
+                if self.read_only {
+                    error = error.with_source(std::io::Error::other(
+                        "there is no such object; if the disk is being written elsewhere, it was superseded: mount again",
+                    ));
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn commit(&self, changes: Arc<dyn Changes>) -> Result<Seq> {
+        self.commit_changes(changes).await
+    }
+
+    async fn release(&self) -> Result<()> {
+        if self.read_only || self.released.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.write_release().await?;
+        self.released.store(true, Ordering::Release);
+        let upkeep = self.upkeep.lock().take();
+        if let Some(upkeep) = upkeep {
+            upkeep.abort();
+            // Aborted is how it is meant to end.
+            drop(upkeep.await);
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> StoreStatus {
+        let view = self.view.read();
+        let last = *self.last_commit.lock();
+        StoreStatus {
+            location: self.objects.client.location(),
+            disk_id: self.objects.disk.to_string(),
+            label: self.label.clone(),
+            head: view.head.0,
+            stored_blocks: view.map.len(),
+            map_bytes: view.map.memory_bytes(),
+            last_commit: last.map(|(at, _)| at),
+            last_commit_took: last.map(|(_, took)| took),
+            commits: self.commits.load(Ordering::Relaxed),
+            garbage_objects: view.garbage.values().map(|g| g.len() as u64).sum(),
+            fenced_by: self.fenced_by.get().cloned(),
+        }
+    }
+}
+
+impl Drop for VersionedStore {
+    fn drop(&mut self) {
+        if let Some(upkeep) = self.upkeep.lock().take() {
+            upkeep.abort();
+        }
+    }
+}
