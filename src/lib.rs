@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod codec;
+pub mod disk;
 pub mod error;
 pub mod object;
 pub mod store;

@@ -10,7 +10,10 @@
 // each test binary uses its own part of this
 #![allow(dead_code)]
 
+pub mod block_store_contract;
 pub mod canned_http;
 pub mod fault;
+pub mod memory;
 pub mod object_contract;
 pub mod s3_server;
+pub mod volume;

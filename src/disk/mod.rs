@@ -1,0 +1,418 @@
+//! The disk: bytes in, bytes out, over a [`BlockStore`] that knows only blocks.
+//!
+//! ```text
+//! read:  open epoch > sealed epoch > hole? > cached? > fetch (several at once, each once) > cache > reply
+//! write: open epoch > reply;  later: seal > commit > the store's new state
+//! ```
+//!
+//! Dirty data lies in `epoch` (made of `dirty` blocks and `ranges` of holes); `write_back` decides when it goes; `sealed` is what a
+//! commit carries; `reader` is all that is clean. Frontends call [`Disk`] and nothing below it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use crate::block::{BlockIndex, Geometry, Seq, Span};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{BlockStore, ReadError};
+
+use reader::Reader;
+use write_back::{State, WriteBack};
+
+mod dirty;
+mod epoch;
+mod layers;
+mod ranges;
+mod read_ahead;
+mod reader;
+mod sealed;
+mod status;
+mod write_back;
+
+pub use status::DiskStatus;
+
+/// Limits and intervals of a disk; all sizes in bytes.
+#[derive(Debug, Clone)]
+pub struct DiskConfig {
+    /// The oldest a write may become before a commit begins.
+    pub commit_interval: Duration,
+    /// The most memory for dirty data, that of writes that wait for room (a quarter, at most 64 MiB) included. At least four
+    /// blocks, so that a commit can run beside writes.
+    pub max_dirty_bytes: u64,
+    /// The most memory for cached clean blocks.
+    pub cache_bytes: u64,
+}
+
+/// A mounted disk: reads and writes of any byte range, discard and flush, and the write-back behind them.
+///
+/// The `_now` calls answer from memory on the caller's thread and never wait for I/O; where they cannot, they change nothing and
+/// answer [`Now::Wait`], and the caller runs the async twin (with [`Disk::spawn`]). Every range must lie within the disk (`Usage`
+/// else). A write that has returned is seen by every later read, and is durable after the next flush that succeeds. Writes that
+/// overlap in time with a read or a write of the same bytes may be seen in part.
+///
+/// [`Disk::close`] ends it well. Dropping it instead stops its tasks and loses what was not flushed, as a crash would.
+#[derive(Debug)]
+pub struct Disk {
+    reader: Arc<Reader>,
+    write_back: Arc<WriteBack>,
+    config: DiskConfig,
+    runtime: Handle,
+    committer: Mutex<Option<JoinHandle<()>>>,
+    read_errors: AtomicU64,
+}
+
+/// Whether a `_now` call was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Now {
+    /// It was, whole.
+    Done,
+    /// Not without waiting: use the async twin.
+    Wait,
+}
+
+/// A part of a read that is neither dirty, nor a hole, nor cached.
+#[derive(Debug, Clone, Copy)]
+struct Need {
+    index: BlockIndex,
+    version: Seq,
+    /// First byte within the block.
+    start: usize,
+    /// First byte within the read.
+    at: usize,
+    len: usize,
+}
+
+impl Disk {
+    /// Opens a disk over a store; its tasks run on `runtime`.
+    pub fn open(store: Arc<dyn BlockStore>, config: DiskConfig, runtime: Handle) -> Arc<Disk> {
+        let writable = !store.is_read_only();
+        let reader = Reader::new(store, config.cache_bytes, runtime.clone());
+        let write_back = Arc::new(WriteBack::new(Arc::clone(&reader), config.clone()));
+        let committer = writable.then(|| runtime.spawn(Arc::clone(&write_back).run()));
+        Arc::new(Disk {
+            reader,
+            write_back,
+            config,
+            runtime,
+            committer: Mutex::new(committer),
+            read_errors: AtomicU64::new(0),
+        })
+    }
+
+    /// Size and block size.
+    pub fn geometry(&self) -> Geometry {
+        self.reader.store().geometry()
+    }
+
+    /// Whether writes are refused: a read-only mount, or a session that another has fenced.
+    pub fn is_read_only(&self) -> bool {
+        self.reader.store().is_read_only()
+    }
+
+    /// Runs a task of a frontend on the disk's runtime.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
+    /// Fills `buf` from `offset` if all of it is in memory or holes. On [`Now::Wait`] the content of `buf` is undefined.
+    ///
+    /// # Errors
+    /// `Usage` for a range beyond the disk.
+    pub fn read_now(&self, offset: u64, buf: &mut [u8]) -> Result<Now> {
+        self.check_range(offset, buf.len() as u64)?;
+        let mut missing = false;
+        for span in self.geometry().spans(offset, buf.len()) {
+            self.gather(&span, &mut buf[span.outer()], |_| missing = true);
+            self.reader.note_read(span.index);
+            if missing {
+                return Ok(Now::Wait);
+            }
+        }
+        Ok(Now::Done)
+    }
+
+    /// Fills `buf` from `offset`, fetching what is missing, all of it at once.
+    ///
+    /// # Errors
+    /// `Usage` for a range beyond the disk; `Damaged` and the store's other errors name the block. `buf` is undefined then.
+    pub async fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.check_range(offset, buf.len() as u64)?;
+        let mut spans: Vec<Span> = self.geometry().spans(offset, buf.len()).collect();
+        while !spans.is_empty() {
+            let mut needs: Vec<Need> = Vec::new();
+            for span in &spans {
+                self.gather(span, &mut buf[span.outer()], |need| needs.push(need));
+                self.reader.note_read(span.index);
+            }
+            let stale = self.fetch_into(&needs, buf).await?;
+            spans.retain(|span| stale.contains(&span.index));
+        }
+        Ok(())
+    }
+
+    /// Fetches what is needed and copies it into place; answers the blocks that have changed since and must be looked at again.
+    async fn fetch_into(&self, needs: &[Need], buf: &mut [u8]) -> Result<Vec<BlockIndex>> {
+        let mut blocks: Vec<(BlockIndex, Seq)> =
+            needs.iter().map(|n| (n.index, n.version)).collect();
+        blocks.dedup();
+        let fetched = join_all(
+            blocks
+                .iter()
+                .map(|(index, version)| self.reader.fetch(*index, *version)),
+        )
+        .await;
+        let mut stale = Vec::new();
+        for ((index, _), outcome) in blocks.iter().zip(fetched) {
+            match outcome {
+                Ok(block) => {
+                    for need in needs.iter().filter(|n| n.index == *index) {
+                        buf[need.at..need.at + need.len]
+                            .copy_from_slice(&block.bytes()[need.start..need.start + need.len]);
+                    }
+                }
+                Err(error) if matches!(*error, ReadError::Stale) => stale.push(*index),
+                Err(error) => {
+                    self.read_errors.fetch_add(1, Ordering::Relaxed);
+                    return Err(sealed::read_failure(&error));
+                }
+            }
+        }
+        Ok(stale)
+    }
+
+    /// Fills a part of one block from memory: open epoch, sealed epoch, hole, cache. What is in none of them is answered through
+    /// `need`.
+    ///
+    /// The epochs are looked at under the lock, the store's map after them: a commit that lands in between has put into the
+    /// newer version just what the sealed epoch said, so old and new never mix in one byte.
+    fn gather(&self, span: &Span, part: &mut [u8], mut need: impl FnMut(Need)) {
+        let state = self.write_back.state.read();
+        let mut from_store = |part: &mut [u8], start: usize| {
+            let Some(version) = self.reader.store().version(span.index) else {
+                part.fill(0);
+                return;
+            };
+            match self.reader.cached(span.index, version) {
+                Some(block) => part.copy_from_slice(&block.bytes()[start..start + part.len()]),
+                None => {
+                    let at = span.at + (start - span.start);
+                    need(Need {
+                        index: span.index,
+                        version,
+                        start,
+                        at,
+                        len: part.len(),
+                    });
+                }
+            }
+        };
+        state
+            .open
+            .read(span.index, span.start, part, |part, start| {
+                match &state.sealed {
+                    Some(sealed) => sealed.epoch.read(span.index, start, part, &mut from_store),
+                    None => from_store(part, start),
+                }
+            });
+    }
+
+    /// Takes a write if there is room for it within the dirty limit.
+    ///
+    /// # Errors
+    /// `Usage` for a range beyond the disk, `ReadOnly`, `Fenced`. Nothing is written then.
+    pub fn write_now(&self, offset: u64, data: &[u8]) -> Result<Now> {
+        self.check_write(offset, data.len() as u64)?;
+        Ok(now(self.try_write(offset, data)?))
+    }
+
+    /// Takes a write, waiting for room.
+    ///
+    /// # Errors
+    /// Those of [`Disk::write_now`].
+    pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        self.check_write(offset, data.len() as u64)?;
+        self.write_back
+            .change_when_room(|| self.try_write(offset, &data))
+            .await
+    }
+
+    fn try_write(&self, offset: u64, data: &[u8]) -> Result<bool> {
+        let geometry = self.geometry();
+        self.write_back.change(data.len() as u64, |state, now| {
+            for span in geometry.spans(offset, data.len()) {
+                state.open.write(&span, &data[span.outer()], now);
+            }
+        })
+    }
+
+    /// Makes a range read as zeros, if there is room; blocks wholly inside become holes and cost no request.
+    ///
+    /// # Errors
+    /// Those of [`Disk::write_now`].
+    pub fn zero_now(&self, offset: u64, len: u64) -> Result<Now> {
+        self.check_write(offset, len)?;
+        Ok(now(self.try_zero(offset, len)?))
+    }
+
+    /// Makes a range read as zeros, waiting for room.
+    ///
+    /// # Errors
+    /// Those of [`Disk::write_now`].
+    pub async fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        self.check_write(offset, len)?;
+        self.write_back
+            .change_when_room(|| self.try_zero(offset, len))
+            .await
+    }
+
+    fn try_zero(&self, offset: u64, len: u64) -> Result<bool> {
+        let geometry = self.geometry();
+        let block = u64::from(geometry.block_bytes());
+        let end = offset + len;
+        let (inner, inner_end) = (offset.next_multiple_of(block), end - end % block);
+        let zero_part = |state: &mut State, from: u64, to: u64, now| {
+            // At most one block's worth each: a length of memory.
+            for span in geometry.spans(from, (to - from) as usize) {
+                if self.layers(state).is_data(span.index) {
+                    state.open.zero_part(&span, now);
+                }
+            }
+        };
+        self.write_back.change(0, |state, now| {
+            if inner >= inner_end {
+                return zero_part(state, offset, end, now);
+            }
+            zero_part(state, offset, inner, now);
+            zero_part(state, inner_end, end, now);
+            let whole = geometry.block_at(inner)..geometry.block_at(inner_end);
+            if self.layers(state).has_data_below_open(whole.clone()) {
+                state.open.punch(whole, now);
+            } else {
+                state.open.forget(whole);
+            }
+        })
+    }
+
+    /// [`Now::Done`] if nothing that was written is still to be committed.
+    ///
+    /// # Errors
+    /// `Fenced`.
+    pub fn flush_now(&self) -> Result<Now> {
+        Ok(now(self.write_back.is_clean()?))
+    }
+
+    /// Returns when everything written before the call is committed: in the store, durable, and visible to any later mount.
+    /// Several flushes may share one commit. A store that cannot be reached is waited for, however long.
+    ///
+    /// # Errors
+    /// What the commit failed with; the data stays dirty and is tried again, so a later flush may succeed. `Fenced` is final.
+    pub async fn flush(&self) -> Result<()> {
+        match self.flush_now()? {
+            Now::Done => Ok(()),
+            Now::Wait => self.write_back.flush().await,
+        }
+    }
+
+    /// The first byte at or after `offset` that lies in a block that is not a hole; `None` if there is none.
+    pub fn seek_data(&self, offset: u64) -> Option<u64> {
+        let geometry = self.geometry();
+        if offset >= geometry.size_bytes() {
+            return None;
+        }
+        let state = self.write_back.state.read();
+        let index = self.layers(&state).next_data(geometry.block_at(offset))?;
+        Some(offset.max(geometry.offset_of(index)))
+    }
+
+    /// The first byte at or after `offset` that lies in a hole; the size of the disk if there is none.
+    pub fn seek_hole(&self, offset: u64) -> u64 {
+        let geometry = self.geometry();
+        if offset >= geometry.size_bytes() {
+            return geometry.size_bytes();
+        }
+        let state = self.write_back.state.read();
+        match self.layers(&state).next_hole(geometry.block_at(offset)) {
+            Some(index) => offset.max(geometry.offset_of(index)),
+            None => geometry.size_bytes(),
+        }
+    }
+
+    /// Bytes in blocks that are not holes, dirty ones counted.
+    pub fn allocated_bytes(&self) -> u64 {
+        let state = self.write_back.state.read();
+        self.layers(&state).data_blocks() * u64::from(self.geometry().block_bytes())
+    }
+
+    /// Commits everything, waiting out a store that cannot be reached, then stops the disk's tasks and releases the store.
+    /// Nothing may be written any more once it is called. After an error it may be called again and goes on where it stopped.
+    ///
+    /// # Errors
+    /// Those of [`Disk::flush`] and of the store's release.
+    pub async fn close(&self) -> Result<()> {
+        self.flush().await?;
+        self.write_back.stop();
+        let committer = self.committer.lock().take();
+        if let Some(committer) = committer {
+            committer.await.map_err(|e| {
+                Error::new(ErrorKind::System, "the disk's committer has failed").with_source(e)
+            })?;
+        }
+        self.reader.store().release().await
+    }
+
+    fn layers<'a>(&'a self, state: &'a State) -> layers::Layers<'a> {
+        let sealed = state.sealed.as_ref().map(|s| &s.epoch);
+        layers::Layers {
+            open: &state.open,
+            sealed,
+            store: &**self.reader.store(),
+        }
+    }
+
+    fn check_range(&self, offset: u64, len: u64) -> Result<()> {
+        let size = self.geometry().size_bytes();
+        match offset.checked_add(len) {
+            Some(end) if end <= size => Ok(()),
+            _ => Err(Error::new(
+                ErrorKind::Usage,
+                format!("range {offset}+{len} is beyond the disk's {size} bytes"),
+            )),
+        }
+    }
+
+    fn check_write(&self, offset: u64, len: u64) -> Result<()> {
+        self.check_range(offset, len)?;
+        if let Some(error) = self.write_back.fenced() {
+            return Err(error);
+        }
+        if !self.is_read_only() {
+            return Ok(());
+        }
+        // The store may know before any commit has failed.
+        Err(match self.reader.store().status().fenced_by {
+            Some(by) => Error::new(
+                ErrorKind::Fenced,
+                format!("the disk was taken over by {by}"),
+            ),
+            None => Error::new(ErrorKind::ReadOnly, "the disk is mounted read-only"),
+        })
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Some(committer) = self.committer.lock().take() {
+            committer.abort();
+        }
+    }
+}
+
+fn now(done: bool) -> Now {
+    if done { Now::Done } else { Now::Wait }
+}

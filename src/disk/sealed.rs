@@ -1,0 +1,106 @@
+//! A sealed epoch: what one commit carries. It never changes, so every try of the commit stores the same bytes.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+
+use crate::block::{Block, BlockIndex, Seq};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Changes, ReadError};
+
+use super::epoch::Epoch;
+use super::reader::Reader;
+
+/// An epoch on its way into the store.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    /// Its number; epochs are committed in order of number.
+    pub(super) number: u64,
+    /// What was written.
+    pub(super) epoch: Epoch,
+    /// Blocks that are stored, or turned out to be holes.
+    pub(super) done: AtomicU64,
+    reader: Arc<Reader>,
+}
+
+impl Sealed {
+    pub(super) fn new(number: u64, epoch: Epoch, reader: Arc<Reader>) -> Self {
+        Sealed {
+            number,
+            epoch,
+            done: AtomicU64::new(0),
+            reader,
+        }
+    }
+
+    /// The block as the store has it, under this epoch. It stays that version until this epoch's own commit.
+    async fn base(&self, index: BlockIndex) -> Result<Option<Block>> {
+        let store = self.reader.store();
+        loop {
+            let Some(version) = store.version(index) else {
+                return Ok(None);
+            };
+            match self.reader.fetch(index, version).await {
+                Ok(block) => return Ok(Some(block)),
+                Err(error) => match &*error {
+                    ReadError::Stale => {}
+                    ReadError::Failed(error) => {
+                        return Err(
+                            shared_error(error).within(format!("cannot complete block {index}"))
+                        );
+                    }
+                },
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Changes for Sealed {
+    fn blocks(&self) -> Vec<BlockIndex> {
+        self.epoch.blocks().collect()
+    }
+
+    fn holes(&self) -> Vec<Range<BlockIndex>> {
+        self.epoch.holes().iter().collect()
+    }
+
+    async fn block(&self, index: BlockIndex) -> Result<Option<Block>> {
+        let geometry = self.reader.store().geometry();
+        let base = match self.epoch.needs_below(index, geometry) {
+            true => self.base(index).await?,
+            false => None,
+        };
+        let mut content = match base {
+            Some(base) => BytesMut::from(&base.bytes()[..]),
+            None => BytesMut::zeroed(geometry.block_len()),
+        };
+        self.epoch.read(index, 0, &mut content, |_, _| {});
+        let block = Block::new(content.freeze());
+        if block.is_none() {
+            self.done.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(block)
+    }
+
+    fn stored(&self, index: BlockIndex, version: Seq, block: &Block) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        self.reader.keep(index, version, block);
+    }
+}
+
+/// A copy of an error that several callers share.
+pub(super) fn shared_error(error: &Error) -> Error {
+    Error::new(error.kind(), error.chain()).with_retry_after(error.retry_after())
+}
+
+/// What a reader is told: the failure, or that the block went on changing under it.
+pub(super) fn read_failure(error: &ReadError) -> Error {
+    match error {
+        ReadError::Failed(error) => shared_error(error),
+        ReadError::Stale => Error::new(ErrorKind::System, "the block has a newer version"),
+    }
+}

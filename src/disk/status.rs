@@ -1,0 +1,80 @@
+//! A disk's figures for `status` and the `stats` file.
+
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use crate::store::StoreStatus;
+
+use super::Disk;
+
+/// A disk's figures at one moment; sizes in bytes.
+#[derive(Debug, Clone, Serialize)]
+pub struct DiskStatus {
+    /// Size of the disk.
+    pub size_bytes: u64,
+    /// Size of a block.
+    pub block_bytes: u32,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// Bytes in blocks that are not holes, dirty ones counted.
+    pub allocated_bytes: u64,
+    /// Memory that dirty data takes: written and not yet committed.
+    pub dirty_bytes: u64,
+    /// The limit of `dirty_bytes`.
+    pub max_dirty_bytes: u64,
+    /// Blocks of the commit that is running; 0 when none is.
+    pub commit_blocks: u64,
+    /// Those of them that are still to be stored.
+    pub commit_blocks_left: u64,
+    /// Age of the oldest write that is not committed yet; `None` when all is.
+    pub oldest_dirty_seconds: Option<f64>,
+    /// Why the last commit failed; `None` once one has succeeded since.
+    pub commit_error: Option<String>,
+    /// Memory that cached clean blocks take.
+    pub cache_bytes: u64,
+    /// The limit of `cache_bytes`.
+    pub max_cache_bytes: u64,
+    /// Look-ups of blocks that found them in the cache.
+    pub cache_hits: u64,
+    /// Look-ups that did not.
+    pub cache_misses: u64,
+    /// Reads that failed for good.
+    pub read_errors: u64,
+    /// The store's own figures.
+    pub store: StoreStatus,
+}
+
+impl Disk {
+    /// Figures for `status`.
+    pub fn status(&self) -> DiskStatus {
+        let allocated_bytes = self.allocated_bytes();
+        let outcome = self.write_back.outcome();
+        let state = self.write_back.state.read();
+        let (commit_blocks, done) = match &state.sealed {
+            Some(sealed) => (
+                sealed.epoch.block_count(),
+                sealed.done.load(Ordering::Relaxed),
+            ),
+            None => (0, 0),
+        };
+        DiskStatus {
+            size_bytes: self.geometry().size_bytes(),
+            block_bytes: self.geometry().block_bytes(),
+            read_only: self.is_read_only(),
+            allocated_bytes,
+            dirty_bytes: state.dirty_cost(),
+            max_dirty_bytes: self.config.max_dirty_bytes,
+            commit_blocks,
+            commit_blocks_left: commit_blocks.saturating_sub(done),
+            oldest_dirty_seconds: state.oldest_write().map(|t| t.elapsed().as_secs_f64()),
+            commit_error: outcome.error.map(|e| e.chain()),
+            cache_bytes: self.reader.cache_bytes(),
+            max_cache_bytes: self.config.cache_bytes,
+            cache_hits: self.reader.hits.load(Ordering::Relaxed),
+            cache_misses: self.reader.misses.load(Ordering::Relaxed),
+            read_errors: self.read_errors.load(Ordering::Relaxed),
+            store: self.reader.store().status(),
+        }
+    }
+}
