@@ -4,5 +4,6 @@ pub mod block;
 pub mod codec;
 pub mod disk;
 pub mod error;
+pub mod frontend;
 pub mod object;
 pub mod store;
