@@ -1,9 +1,49 @@
 //! bucketdisk: a fixed-size, sparse disk that lives in a bucket.
+//!
+//! A mount shows one image file; its blocks are fetched lazily from, and written back to, one object per block that is not all
+//! zero. The bucket is at every instant a consistent disk: see [`store::versioned`] for how, and bucketdisk-layout(5) for the bytes.
+//!
+//! # Rooms
+//!
+//! Imports go down only (`tests/rooms.rs` checks it):
+//!
+//! ```text
+//! main > cli > { open, frontend, control, local, config }
+//! open         the composition root: the only place that names concrete layers and stacks them
+//! frontend     the kernel's requests; knows the disk and nothing below it
+//! control      the socket through which `status` and `umount` talk to a daemon
+//! disk         bytes to blocks: dirty data in epochs, write-back, flush, read cache, read-ahead
+//! store        blocks to objects: `versioned`, the native layout, with claims, commits and checkpoints
+//! codec        an object's header and checksum; pure functions of bytes
+//! object       put, get, delete, list over real stores; the decorators that retry, limit and count
+//! local        what this machine remembers of a disk; config: sizes and times as users write them
+//! block, error values that all rooms share
+//! ```
+//!
+//! # A read and a write
+//!
+//! A read goes kernel > [`frontend`] > [`disk::Disk::read_now`] > dirty data > hole? > cached? and is answered on the thread that
+//! received it. Only what is in none of these is fetched, on the runtime: several blocks at once, each once however many ask.
+//!
+//! A write goes kernel > [`disk::Disk::write_now`] > the open epoch, without reading what it is written over. Later the epoch is
+//! sealed, its blocks are completed, stored under a new version, and one record of the log makes them the disk's state. A
+//! flush returns when that record is acknowledged.
+//!
+//! # Where the next rooms go
+//!
+//! A journal on the local disk becomes the home of what `disk::dirty` holds in memory; a disk tier goes behind `disk::reader`, whose
+//! keys, block and version, are already good for ever; compression and AEAD are codecs; another layout is another
+//! [`store::BlockStore`]; NBD is another frontend; Swift is another [`object::ObjectClient`].
 
 pub mod block;
+pub mod cli;
 pub mod codec;
+pub mod config;
+pub mod control;
 pub mod disk;
 pub mod error;
 pub mod frontend;
+pub mod local;
 pub mod object;
+pub mod open;
 pub mod store;

@@ -16,5 +16,6 @@ pub mod fault;
 pub mod fsx;
 pub mod memory;
 pub mod object_contract;
+pub mod real;
 pub mod s3_server;
 pub mod volume;

@@ -1,0 +1,256 @@
+//! The life of a mount from the moment it is ready until its daemon may exit.
+//!
+//! A session ends when the kernel ends it: because someone ran `umount` or `fusermount3 -u`, because a client of the control socket
+//! asked for it, or after a signal. Whichever it is, what is dirty then is committed and the disk released, however long the store
+//! makes that take; only then does the process exit.
+//!
+//! *A client* gets a commit while the disk is still mounted, so that nearly nothing is left to do once it is not; then an unmount
+//! that fails where the mount is in use, in which case all goes on as before. *The first signal* does the same, but where the mount
+//! is in use it is detached: it disappears, and is served until its last user has closed it. *The second signal* ends the session
+//! under its users; what they had written is committed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::mount::UnmountFlags;
+use serde_json::Value;
+use tokio::sync::{oneshot, watch};
+use tokio::task::spawn_blocking;
+use tracing::{error, info, warn};
+
+use super::report::Source;
+use super::signals::Signals;
+use crate::control::{Progress, Service};
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::frontend::fuse::FuseMount;
+
+/// Between two tries to commit what is left, where the reason was not only that the store does not answer.
+const AGAIN: Duration = Duration::from_secs(10);
+/// Between two lines of the log that say that the last commit is not done yet.
+const REMIND: Duration = Duration::from_secs(60);
+
+/// How it ended, for whoever waits.
+type Outcome = Option<Result<(), (ErrorKind, String)>>;
+
+/// A mount that is being served.
+#[derive(Debug)]
+pub struct Life {
+    source: Arc<Source>,
+    fuse: Arc<FuseMount>,
+    // Writing to it ends the session.
+    abort_switch: PathBuf,
+    outcome: watch::Sender<Outcome>,
+}
+
+impl Life {
+    /// Of a mount that has just begun.
+    ///
+    /// # Errors
+    /// `System` where the mount does not answer.
+    pub fn new(source: Arc<Source>, fuse: FuseMount) -> Result<Arc<Life>> {
+        let found = rustix::fs::stat(fuse.directory()).map_err(|e| {
+            let context = format!("cannot look at {}", fuse.directory().display());
+            Error::new(ErrorKind::System, context).with_source(e)
+        })?;
+        // The kernel names a FUSE connection by the minor number of its device.
+        let connection = rustix::fs::minor(found.st_dev);
+        Ok(Arc::new(Life {
+            source,
+            fuse: Arc::new(fuse),
+            abort_switch: PathBuf::from(format!("/sys/fs/fuse/connections/{connection}/abort")),
+            outcome: watch::Sender::new(None),
+        }))
+    }
+
+    /// Returns when the mount has ended, everything is committed and the disk is released.
+    ///
+    /// # Errors
+    /// Why not everything is; then the disk is not released.
+    pub async fn run(self: &Arc<Self>, signals: &mut Signals) -> Result<()> {
+        let served = self.serve(signals).await;
+        info!(
+            dirty_bytes = self.disk().status().dirty_bytes,
+            "unmounted; committing what is left"
+        );
+        let closed = self.close(signals).await;
+        let outcome = closed.and(served);
+        let told = match &outcome {
+            Ok(()) => Ok(()),
+            Err(e) => Err((e.kind(), e.chain())),
+        };
+        self.outcome.send_replace(Some(told));
+        outcome
+    }
+
+    fn disk(&self) -> &Arc<Disk> {
+        &self.source.disk
+    }
+
+    /// Until the session has ended.
+    async fn serve(self: &Arc<Self>, signals: &mut Signals) -> Result<()> {
+        let mut ended = self.watch_session()?;
+        let mut leaving = false;
+        loop {
+            tokio::select! {
+                end = &mut ended => {
+                    return end.unwrap_or_else(|_| {
+                        Err(Error::new(ErrorKind::System, "the thread that served the mount has gone"))
+                    });
+                }
+                signal = signals.next() => {
+                    if leaving {
+                        warn!(signal, "ending the mount under its users");
+                        if let Err(error) = self.abort() {
+                            warn!(error = %error.chain(), "the mount cannot be ended; what was written so far is committed");
+                            return Ok(());
+                        }
+                    } else {
+                        info!(signal, "committing, then unmounting");
+                        leaving = true;
+                        tokio::spawn(Arc::clone(self).leave());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for the session's end on a thread of its own: it may last for months.
+    fn watch_session(&self) -> Result<oneshot::Receiver<Result<()>>> {
+        let (tell, ended) = oneshot::channel();
+        let fuse = Arc::clone(&self.fuse);
+        std::thread::Builder::new()
+            .name("session-end".to_owned())
+            .spawn(move || {
+                // Nobody listens any more after the second signal.
+                let _ = tell.send(fuse.wait());
+            })
+            .map_err(|e| Error::new(ErrorKind::System, "cannot start a thread").with_source(e))?;
+        Ok(ended)
+    }
+
+    /// What the first signal asks for.
+    async fn leave(self: Arc<Self>) {
+        if let Err(error) = self.disk().flush().await {
+            warn!(error = %error.chain(), "not everything is committed; unmounting all the same");
+        }
+        let Err(error) = self.unmount_fuse().await else {
+            return;
+        };
+        warn!(error = %error.chain(), "detaching the mount; it is served until its last user closes it");
+        let fuse = Arc::clone(&self.fuse);
+        if let Ok(Err(error)) = spawn_blocking(move || fuse.detach()).await {
+            warn!(error = %error.chain(), "the mount cannot be detached and goes on; a second signal ends it");
+        }
+    }
+
+    async fn unmount_fuse(&self) -> Result<()> {
+        let fuse = Arc::clone(&self.fuse);
+        spawn_blocking(move || fuse.unmount()).await.map_err(|e| {
+            Error::new(ErrorKind::System, "the thread that unmounts has failed").with_source(e)
+        })?
+    }
+
+    /// Ends the session at once: requests of its users fail from here on.
+    fn abort(&self) -> Result<()> {
+        let directory = self.fuse.directory();
+        if std::fs::write(&self.abort_switch, "1").is_ok() {
+            return Ok(());
+        }
+        rustix::mount::unmount(directory, UnmountFlags::FORCE | UnmountFlags::DETACH).map_err(|e| {
+            let context = format!("cannot end the mount on {}", directory.display());
+            Error::new(ErrorKind::System, context).with_source(e)
+        })
+    }
+
+    /// Commits what is left and releases the disk. Tries again for as long as there is something to lose, unless a signal says that
+    /// it may be lost.
+    async fn close(&self, signals: &mut Signals) -> Result<()> {
+        loop {
+            let Err(failure) = self.close_once().await else {
+                return Ok(());
+            };
+            let dirty_bytes = self.disk().status().dirty_bytes;
+            let hopeless = failure.kind() == ErrorKind::Fenced;
+            if hopeless || (dirty_bytes == 0 && !failure.kind().is_transient()) {
+                return Err(failure);
+            }
+            error!(
+                error = %failure.chain(), dirty_bytes,
+                "not everything is in the bucket: trying again; a signal gives it up"
+            );
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                signal = signals.next() => {
+                    error!(signal, dirty_bytes, "given up");
+                    return Err(failure);
+                }
+            }
+        }
+    }
+
+    /// One try, which waits out a store that does not answer and says so now and then.
+    async fn close_once(&self) -> Result<()> {
+        let disk = Arc::clone(self.disk());
+        let mut closing = tokio::spawn(async move { disk.close().await });
+        loop {
+            tokio::select! {
+                closed = &mut closing => {
+                    return closed.unwrap_or_else(|e| {
+                        Err(Error::new(ErrorKind::System, "the last commit has failed").with_source(e))
+                    });
+                }
+                () = tokio::time::sleep(REMIND) => {
+                    let report = self.source.report();
+                    warn!(
+                        dirty_bytes = report.disk.dirty_bytes,
+                        error = report.trouble(),
+                        "still committing what is left"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Service for Life {
+    fn status(&self) -> Result<(String, Value)> {
+        let report = self.source.report();
+        Ok((report.text(), report.json()?))
+    }
+
+    fn progress(&self) -> Progress {
+        let report = self.source.report();
+        Progress {
+            dirty_bytes: report.disk.dirty_bytes,
+            commit_blocks_left: report.disk.commit_blocks_left,
+            commit_blocks: report.disk.commit_blocks,
+            trouble: report.trouble(),
+        }
+    }
+
+    async fn unmount(&self) -> Result<()> {
+        match self.disk().flush().await {
+            // What is dirty is lost already, and staying mounted does not bring it back.
+            Err(error) if error.kind() == ErrorKind::Fenced => {}
+            flushed => flushed.map_err(|error| {
+                let shown = self.fuse.directory().display();
+                error.within(format!(
+                    "{shown} stays mounted, since not everything can be committed"
+                ))
+            })?,
+        }
+        self.unmount_fuse().await?;
+        let mut outcome = self.outcome.subscribe();
+        let told = outcome.wait_for(Option::is_some).await.map_err(|e| {
+            Error::new(ErrorKind::System, "the mount ended without a word").with_source(e)
+        })?;
+        match &*told {
+            Some(Err((kind, message))) => Err(Error::new(*kind, message.clone())),
+            _ => Ok(()),
+        }
+    }
+}

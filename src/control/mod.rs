@@ -1,0 +1,163 @@
+//! Talking to the daemon of a mount: one Unix socket for each mount point, one request per connection, lines of JSON.
+//!
+//! The daemon binds the socket before it claims the disk and keeps it until it exits, so whoever can connect knows that the daemon
+//! lives, and the end of the connection that asked it to unmount is the end of the process. This room carries requests and
+//! answers; what they do is the [`Service`]'s business.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::error::{Error, ErrorKind, Result};
+
+mod client;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use client::Client;
+pub use server::Listening;
+
+/// The longest line that is read, in bytes.
+const MAX_LINE_BYTES: u64 = 1 << 20;
+
+/// What can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// The mount's figures: one [`Reply::Status`].
+    Status,
+    /// Commit, unmount, release: [`Reply::Progress`] while it lasts, then [`Reply::Done`] or [`Reply::Failed`].
+    Unmount,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// The mount's figures.
+    Status {
+        /// For people.
+        text: String,
+        /// For programs.
+        figures: Value,
+    },
+    /// How far an unmount has come.
+    Progress(Progress),
+    /// Everything is in the bucket and the disk is released. The daemon exits; the connection ends when it has.
+    Done,
+    /// The request failed.
+    Failed {
+        /// The error's kind, in lower case with dashes: `not-found`.
+        kind: String,
+        /// One sentence.
+        message: String,
+    },
+}
+
+/// How far an unmount has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Bytes that are not committed yet.
+    pub dirty_bytes: u64,
+    /// Blocks that the running commit still has to store.
+    pub commit_blocks_left: u64,
+    /// Blocks of the running commit.
+    pub commit_blocks: u64,
+    /// What keeps it from going on, if something does.
+    pub trouble: Option<String>,
+}
+
+/// What a daemon can be asked to do.
+#[async_trait]
+pub trait Service: Send + Sync {
+    /// The figures, for people and for programs.
+    ///
+    /// # Errors
+    /// `System`.
+    fn status(&self) -> Result<(String, Value)>;
+
+    /// How far the commit of everything has come.
+    fn progress(&self) -> Progress;
+
+    /// Commits everything, unmounts, commits what came last and releases the disk.
+    ///
+    /// # Errors
+    /// `Busy` where the mount is in use: everything goes on as before. Others: what kept the data from the bucket.
+    async fn unmount(&self) -> Result<()>;
+}
+
+/// Names of the kinds, as they go over the socket.
+const KINDS: [(ErrorKind, &str); 13] = [
+    (ErrorKind::Usage, "usage"),
+    (ErrorKind::NotFound, "not-found"),
+    (ErrorKind::Exists, "exists"),
+    (ErrorKind::Held, "held"),
+    (ErrorKind::Fenced, "fenced"),
+    (ErrorKind::Denied, "denied"),
+    (ErrorKind::Unreachable, "unreachable"),
+    (ErrorKind::Damaged, "damaged"),
+    (ErrorKind::Unsupported, "unsupported"),
+    (ErrorKind::Full, "full"),
+    (ErrorKind::ReadOnly, "read-only"),
+    (ErrorKind::Busy, "busy"),
+    (ErrorKind::System, "system"),
+];
+
+/// The name of a kind of error on the socket.
+fn kind_name(kind: ErrorKind) -> &'static str {
+    KINDS
+        .iter()
+        .find(|(known, _)| *known == kind)
+        .map_or("system", |(_, name)| name)
+}
+
+/// The kind of a name; `System` for one of a newer program.
+fn kind_of(name: &str) -> ErrorKind {
+    KINDS
+        .iter()
+        .find(|(_, known)| *known == name)
+        .map_or(ErrorKind::System, |(kind, _)| *kind)
+}
+
+/// The directory of this user's sockets: `/run/bucketdisk` for root, else `bucketdisk` below `$XDG_RUNTIME_DIR`, else
+/// `/tmp/bucketdisk-UID`.
+pub fn directory() -> PathBuf {
+    let user = rustix::process::geteuid();
+    if user.is_root() {
+        return PathBuf::from("/run/bucketdisk");
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
+        Some(runtime) if runtime.is_absolute() => runtime.join("bucketdisk"),
+        _ => PathBuf::from(format!("/tmp/bucketdisk-{}", user.as_raw())),
+    }
+}
+
+/// The socket of a mount point, in the form that [`mount_point`] answers. A digest: a path may be longer than a socket's name.
+fn socket_path(directory: &Path, mountpoint: &Path) -> PathBuf {
+    let digest = xxh3_128(mountpoint.as_os_str().as_bytes());
+    directory.join(format!("{digest:032x}.sock"))
+}
+
+/// The one form of a mount point's path: absolute, without links. Works for a mount whose daemon has died, too.
+///
+/// # Errors
+/// `NotFound` where the directory that holds it does not exist.
+pub fn mount_point(path: &Path) -> Result<PathBuf> {
+    if let Ok(canonical) = path.canonicalize() {
+        return Ok(canonical);
+    }
+    let missing = |cause: std::io::Error| {
+        let context = format!("there is no directory {}", path.display());
+        Error::new(ErrorKind::NotFound, context).with_source(cause)
+    };
+    let absolute = std::path::absolute(path).map_err(missing)?;
+    let name = absolute.file_name().unwrap_or(OsStr::new("/"));
+    let parent = absolute.parent().unwrap_or(Path::new("/"));
+    Ok(parent.canonicalize().map_err(missing)?.join(name))
+}

@@ -1,0 +1,274 @@
+//! What this machine remembers of a disk, and the lock that keeps a second process on this machine away from it.
+//!
+//! A session's id is remembered *before* its claim is put, and trimmed once the mount stands. So when a daemon was killed, the
+//! next mount on the same machine knows that the claim in the bucket is its own, and once it holds the lock, that the process
+//! behind it is dead: it may take the disk over without being told to. Nothing here is needed for the data's sake: where the
+//! directory cannot be written, a crashed session must be taken over with `--take-over`.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Most session ids remembered. Every failed mount adds one, every mount that succeeds leaves one.
+const MOST_SESSIONS: usize = 1000;
+
+/// The lock on a disk on this machine, held until dropped, and the sessions of earlier processes.
+#[derive(Debug)]
+pub struct LocalState {
+    directory: PathBuf,
+    dead: Vec<Uuid>,
+    // Closing it gives the lock up.
+    _lock: File,
+}
+
+/// What the lock file says of who holds it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Owner {
+    pid: u32,
+    mountpoint: PathBuf,
+}
+
+impl LocalState {
+    /// The directory where this user's state of all disks lives: `/var/cache/bucketdisk` for root, else `bucketdisk` below
+    /// `$XDG_CACHE_HOME` or `~/.cache`. `None` where none of these is known.
+    pub fn root() -> Option<PathBuf> {
+        if rustix::process::geteuid().is_root() {
+            return Some(PathBuf::from("/var/cache/bucketdisk"));
+        }
+        let absolute = |name: &str| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|p| p.is_absolute())
+        };
+        absolute("XDG_CACHE_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+            .map(|cache| cache.join("bucketdisk"))
+    }
+
+    /// Locks a disk for the life of a mount for writing on `mountpoint`, and reads which sessions this machine has had.
+    ///
+    /// # Errors
+    /// `Busy`, naming the process and its mount point, where another process on this machine has the lock; `System` or `Denied`
+    /// where the directory cannot be used.
+    pub fn lock(root: &Path, disk: Uuid, mountpoint: &Path) -> Result<LocalState> {
+        let directory = root.join(disk.to_string());
+        make_private(&directory)?;
+        let path = directory.join("session");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| failed("open", &path, e))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(busy(&mut lock, disk)),
+            Err(e) => return Err(failed("lock", &path, e.into())),
+        }
+        let owner = Owner {
+            pid: std::process::id(),
+            mountpoint: mountpoint.to_owned(),
+        };
+        let text = encode(&owner)?;
+        lock.set_len(0)
+            .and_then(|()| lock.write_all(&text))
+            .map_err(|e| failed("write", &path, e))?;
+        let dead = read_sessions(&directory.join("sessions.json"));
+        Ok(LocalState {
+            directory,
+            dead,
+            _lock: lock,
+        })
+    }
+
+    /// Sessions of this machine and user whose processes are dead, since the lock is held.
+    pub fn dead_sessions(&self) -> &[Uuid] {
+        &self.dead
+    }
+
+    /// Remembers a session that is about to claim the disk, beside those before it; durable when it returns.
+    ///
+    /// # Errors
+    /// `System` or `Denied`: then nothing has changed.
+    pub fn remember(&self, session: Uuid) -> Result<()> {
+        let mut sessions = self.dead.clone();
+        sessions.push(session);
+        let surplus = sessions.len().saturating_sub(MOST_SESSIONS);
+        self.write(&sessions[surplus..])
+    }
+
+    /// Forgets every session but this one: its claim stands, so theirs are history.
+    ///
+    /// # Errors
+    /// `System` or `Denied`: then nothing has changed.
+    pub fn trim(&self, session: Uuid) -> Result<()> {
+        self.write(&[session])
+    }
+
+    /// Replaces the list as a whole: a crash leaves the old one or the new one.
+    fn write(&self, sessions: &[Uuid]) -> Result<()> {
+        let text = encode(&sessions)?;
+        let path = self.directory.join("sessions.json");
+        let beside = self.directory.join("sessions.json.new");
+        let replace = || -> io::Result<()> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&beside)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&beside, &path)?;
+            File::open(&self.directory)?.sync_all()
+        };
+        replace().map_err(|e| failed("write", &path, e))
+    }
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| {
+        Error::new(ErrorKind::System, "cannot encode the local state of a disk").with_source(e)
+    })
+}
+
+/// The ids of a list; none where it is missing or not a list: it is only a memory.
+fn read_sessions(path: &Path) -> Vec<Uuid> {
+    let Ok(text) = std::fs::read(path) else {
+        return Vec::new();
+    };
+    match serde_json::from_slice::<Vec<Uuid>>(&text) {
+        Ok(ids) => ids,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the list of this machine's sessions cannot be read and is begun anew");
+            Vec::new()
+        }
+    }
+}
+
+fn busy(lock: &mut File, disk: Uuid) -> Error {
+    let mut text = Vec::new();
+    let owner = lock
+        .read_to_end(&mut text)
+        .ok()
+        .and_then(|_| serde_json::from_slice::<Owner>(&text).ok());
+    let context = match owner {
+        Some(owner) => format!(
+            "disk {disk} is mounted on {} by process {} of this machine: use that mount, or end it with 'bucketdisk umount {}'",
+            owner.mountpoint.display(),
+            owner.pid,
+            owner.mountpoint.display(),
+        ),
+        None => format!("disk {disk} is in use by another process of this machine"),
+    };
+    Error::new(ErrorKind::Busy, context)
+}
+
+/// Makes a directory that only its owner can enter, and refuses one that belongs to someone else.
+///
+/// # Errors
+/// `System` or `Denied`.
+pub fn make_private(directory: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|e| failed("create", directory, e))?;
+    let metadata =
+        std::fs::symlink_metadata(directory).map_err(|e| failed("examine", directory, e))?;
+    let own = rustix::process::geteuid().as_raw();
+    if !metadata.is_dir() || metadata.uid() != own || metadata.mode() & 0o022 != 0 {
+        return Err(Error::new(
+            ErrorKind::Denied,
+            format!(
+                "{} is not a directory of user {own} that no one else can write to: remove it",
+                directory.display()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn failed(verb: &str, path: &Path, cause: io::Error) -> Error {
+    let kind = match cause.kind() {
+        io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+        _ => ErrorKind::System,
+    };
+    Error::new(kind, format!("cannot {verb} {}", path.display())).with_source(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: Uuid = Uuid::from_u128(7);
+
+    fn lock(root: &Path) -> Result<LocalState> {
+        LocalState::lock(root, DISK, Path::new("/mnt"))
+    }
+
+    #[test]
+    fn a_second_process_is_refused_and_told_who_has_the_disk() {
+        let root = tempfile::tempdir().expect("directory");
+        let held = lock(root.path()).expect("first");
+        let error = lock(root.path()).expect_err("second");
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        let text = error.to_string();
+        assert!(text.contains("on /mnt "), "{text}");
+        assert!(text.contains(&std::process::id().to_string()), "{text}");
+        drop(held);
+        lock(root.path()).expect("after the first has ended");
+    }
+
+    #[test]
+    fn other_disks_have_locks_of_their_own() {
+        let root = tempfile::tempdir().expect("directory");
+        let _held = lock(root.path()).expect("first");
+        LocalState::lock(root.path(), Uuid::from_u128(8), Path::new("/mnt")).expect("other disk");
+    }
+
+    #[test]
+    fn sessions_are_remembered_until_a_later_one_stands() {
+        let root = tempfile::tempdir().expect("directory");
+        let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
+        lock(root.path())
+            .expect("lock")
+            .remember(first)
+            .expect("remember");
+        let state = lock(root.path()).expect("lock");
+        assert_eq!(state.dead_sessions(), [first]);
+        state.remember(second).expect("remember");
+        drop(state);
+        let state = lock(root.path()).expect("lock");
+        assert_eq!(state.dead_sessions(), [first, second]);
+        state.trim(second).expect("trim");
+        drop(state);
+        assert_eq!(lock(root.path()).expect("lock").dead_sessions(), [second]);
+    }
+
+    #[test]
+    fn a_list_that_is_not_one_is_no_obstacle() {
+        let root = tempfile::tempdir().expect("directory");
+        drop(lock(root.path()).expect("lock"));
+        let list = root.path().join(DISK.to_string()).join("sessions.json");
+        std::fs::write(&list, b"[\"half").expect("write");
+        assert!(lock(root.path()).expect("lock").dead_sessions().is_empty());
+    }
+
+    #[test]
+    fn the_directory_is_private() {
+        let root = tempfile::tempdir().expect("directory");
+        let _state = lock(root.path()).expect("lock");
+        let metadata = std::fs::metadata(root.path().join(DISK.to_string())).expect("metadata");
+        assert_eq!(metadata.mode() & 0o777, 0o700);
+    }
+}

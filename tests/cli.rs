@@ -1,0 +1,467 @@
+//! The program as its users meet it: what it says, which exit code it gives, and that it changes nothing where it refuses.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::SystemTime;
+
+use tempfile::TempDir;
+
+/// Runs the program with nothing of this machine's configuration, and no terminal.
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bucketdisk"));
+    command.args(arguments).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("AWS_") || name.starts_with("BUCKETDISK_") {
+            command.env_remove(name);
+        }
+    }
+    // No credentials are found, wherever they might lie, and nothing outside of this machine is asked for them.
+    command
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_CONFIG_FILE", "/nonexistent")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent");
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("runs")
+}
+
+/// Runs the program and expects one line on the standard error, nothing on the other, and an exit code; answers the line.
+fn refused(code: i32, arguments: &[&str]) -> String {
+    refusal(code, &run(arguments), &arguments.join(" "))
+}
+
+fn refusal(code: i32, output: &Output, what: &str) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{what}: {said}");
+    assert_eq!(said.lines().count(), 1, "{what}: {said}");
+    assert!(said.starts_with("bucketdisk: "), "{what}: {said}");
+    let answered = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(answered, "", "{what}");
+    said
+}
+
+fn done(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Every file below a directory, with its time and content.
+fn contents(directory: &Path) -> BTreeMap<PathBuf, (SystemTime, Vec<u8>)> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).expect("directory") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            let modified = std::fs::metadata(&path).and_then(|m| m.modified());
+            let content = std::fs::read(&path).expect("file");
+            found.insert(path, (modified.expect("time"), content));
+        }
+    }
+    found
+}
+
+/// A directory that is a bucket, and its URL.
+fn bucket() -> (TempDir, String) {
+    let directory = tempfile::tempdir().expect("directory");
+    let url = format!("file://{}", directory.path().display());
+    (directory, url)
+}
+
+/// A bucket with a disk at its root.
+fn disk() -> (TempDir, String) {
+    let (directory, url) = bucket();
+    done(&["create", &url, "--size", "1m", "--block-size", "4k"]);
+    (directory, url)
+}
+
+#[test]
+fn sizes_that_no_disk_can_have_are_refused_and_nothing_is_made() {
+    let (directory, url) = bucket();
+    let cases: [(&[&str], &str); 12] = [
+        (&["--size", "0"], "size 0"),
+        (&["--size", "1000000"], "multiple of the block size"),
+        (&["--size", "8e"], "beyond the layout's limit"),
+        (&["--size", "1g", "--block-size", "3000"], "power of two"),
+        (&["--size", "1g", "--block-size", "2k"], "4k to 64m"),
+        (&["--size", "1g", "--block-size", "128m"], "4k to 64m"),
+        (&["--size", "1g", "--block-size", "0"], "power of two"),
+        (&["--size", "1gb"], "'1gb' is not a size"),
+        (&["--size", "-1"], "-1"),
+        (&["--size", "999999999999e"], "too large"),
+        (&["--size", "0.1k"], "whole number of bytes"),
+        (&[], "--size"),
+    ];
+    for (arguments, why) in cases {
+        let mut line = vec!["create", &url];
+        line.extend(arguments);
+        let said = refused(2, &line);
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+    assert!(contents(directory.path()).is_empty());
+}
+
+#[test]
+fn malformed_options_are_refused_by_name() {
+    let (directory, url) = bucket();
+    let mountpoint = tempfile::tempdir().expect("directory");
+    let at = mountpoint.path().to_str().expect("path");
+    let mount: [(&[&str], &str); 20] = [
+        (&["--commit-interval", "soon"], "'soon'"),
+        (&["--commit-interval", "0s"], "'0s'"),
+        (&["--requests", "0"], "--requests"),
+        (&["--requests", "many"], "--requests"),
+        (&["--mode", "888"], "octal"),
+        (&["--filename", "a/b"], "--filename"),
+        (&["--filename", "stats"], "'stats'"),
+        (&["--size", "1g"], "--create"),
+        (&["--create"], "--size"),
+        (&["--block-size", "4k"], "--create"),
+        (&["--label", "text"], "--create"),
+        (&["-o", "block_size=4k"], "--create"),
+        (&["--create", "--size", "1m", "--read-only"], "--read-only"),
+        (&["--create", "--size", "1g", "--memory", "1m"], "--memory"),
+        (
+            &[
+                "--create",
+                "--size",
+                "1g",
+                "--max-dirty",
+                "1m",
+                "--block-size",
+                "512k",
+            ],
+            "--max-dirty",
+        ),
+        (&["--endpoint", "http://key:secret@host"], "credentials"),
+        (&["--prefix", "a/../b"], "prefix"),
+        (&["-o", "sizze=1g"], "'sizze'"),
+        (&["-o", "ro,uid"], "'uid'"),
+        (&["--sizze", "1g"], "--sizze"),
+    ];
+    for (arguments, why) in mount {
+        let mut line = vec!["mount", &url, at];
+        line.extend(arguments);
+        let said = refused(2, &line);
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+    let others: [(&[&str], &str); 9] = [
+        (&[], "subcommand"),
+        (&["dance"], "dance"),
+        (&["create", "ftp://host/disk", "--size", "1g"], "'ftp'"),
+        (&["create", "disk", "--size", "1g"], "scheme"),
+        (
+            &["create", "file://relative/path", "--size", "1g"],
+            "absolute",
+        ),
+        (&["create", "s3://", "--size", "1g"], "bucket"),
+        (
+            &["create", "s3://key:secret@bucket", "--size", "1g"],
+            "credentials",
+        ),
+        (&["create", "memory:", "--size", "1g"], "memory"),
+        (&["mount", "memory:", "/"], "--create"),
+    ];
+    for (line, why) in others {
+        let said = refused(2, line);
+        assert!(said.contains(why), "{line:?}: {said}");
+        assert!(!said.contains("secret"), "{said}");
+    }
+    assert!(contents(directory.path()).is_empty());
+}
+
+#[test]
+fn a_bucket_that_is_not_there_is_named_and_not_made() {
+    let (directory, url) = bucket();
+    let url = format!("{url}/none");
+    let mountpoint = tempfile::tempdir().expect("directory");
+    let at = mountpoint.path().to_str().expect("path");
+    for line in [
+        vec!["create", &url, "--size", "1m"],
+        vec!["info", &url],
+        vec!["delete", &url, "--yes"],
+        vec!["mount", &url, at],
+        vec!["mount", &url, at, "--create", "--size", "1m"],
+    ] {
+        let said = refused(3, &line);
+        assert!(said.contains("/none"), "{said}");
+    }
+    assert_eq!(
+        std::fs::read_dir(directory.path())
+            .expect("directory")
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn an_existing_disk_is_not_touched_by_create() {
+    let (directory, url) = disk();
+    let before = contents(directory.path());
+    let said = refused(4, &["create", &url, "--size", "2m"]);
+    assert!(said.contains(&url), "{said}");
+    assert_eq!(contents(directory.path()), before);
+}
+
+#[test]
+fn a_disk_that_does_not_exist_is_not_found() {
+    let (directory, url) = disk();
+    let before = contents(directory.path());
+    let mountpoint = tempfile::tempdir().expect("directory");
+    let at = mountpoint.path().to_str().expect("path");
+    for line in [
+        vec!["info", &url, "--prefix", "other"],
+        vec!["delete", &url, "--prefix", "other", "--yes"],
+        vec!["mount", &url, at, "--prefix", "other"],
+    ] {
+        let said = refused(3, &line);
+        assert!(said.contains("/other"), "{said}");
+    }
+    assert_eq!(contents(directory.path()), before);
+}
+
+#[test]
+fn a_superblock_that_cannot_be_trusted_stops_every_verb() {
+    let (directory, url) = disk();
+    let path = directory.path().join("disk.json");
+    let sound = std::fs::read_to_string(&path).expect("superblock");
+    let mountpoint = tempfile::tempdir().expect("directory");
+    let at = mountpoint.path().to_str().expect("path");
+    let cases = [
+        (9, sound.replace("1048576", "2097152")),
+        (9, sound[..sound.len() / 2].to_owned()),
+        (9, String::new()),
+        (9, "{\"format\":\"something else\"}".to_owned()),
+    ];
+    for (code, altered) in cases {
+        assert_ne!(altered, sound);
+        std::fs::write(&path, &altered).expect("write");
+        for line in [vec!["info", &url], vec!["mount", &url, at]] {
+            let said = refused(code, &line);
+            assert!(said.contains(&url), "{said}");
+        }
+        refused(4, &["create", &url, "--size", "1m"]);
+        let said = refused(9, &["delete", &url, "--yes"]);
+        assert!(said.contains("--even-if-held"), "{said}");
+        assert_eq!(std::fs::read_to_string(&path).expect("superblock"), altered);
+    }
+}
+
+/// The superblock with one member changed, and the checksum that belongs to it.
+fn resealed(superblock: &str, member: &str, value: serde_json::Value) -> String {
+    let mut json: serde_json::Value = serde_json::from_str(superblock).expect("JSON");
+    let members = json.as_object_mut().expect("an object");
+    members.remove("checksum").expect("a checksum");
+    members.insert(member.to_owned(), value);
+    let digest = xxhash_rust::xxh3::xxh3_128(json.to_string().as_bytes());
+    json["checksum"] = format!("xxh3-128:{digest:032x}").into();
+    json.to_string()
+}
+
+#[test]
+fn a_disk_of_a_newer_program_is_left_alone() {
+    let (directory, url) = disk();
+    let path = directory.path().join("disk.json");
+    let sound = std::fs::read_to_string(&path).expect("superblock");
+    let label = resealed(&sound, "label", "still sound".into());
+    std::fs::write(&path, label).expect("write");
+    assert!(done(&["info", &url]).contains("still sound"));
+    let mountpoint = tempfile::tempdir().expect("directory");
+    let at = mountpoint.path().to_str().expect("path");
+    let newer = [
+        resealed(&sound, "version", 2.into()),
+        resealed(&sound, "features", serde_json::json!(["telepathy"])),
+    ];
+    for superblock in newer {
+        std::fs::write(&path, &superblock).expect("write");
+        let before = contents(directory.path());
+        refused(10, &["info", &url]);
+        refused(10, &["mount", &url, at]);
+        assert_eq!(contents(directory.path()), before);
+    }
+}
+
+#[test]
+fn a_mount_point_that_is_missing_or_no_directory_is_refused_before_anything_is_made() {
+    let (directory, url) = bucket();
+    let elsewhere = tempfile::tempdir().expect("directory");
+    let missing = elsewhere.path().join("missing");
+    let file = elsewhere.path().join("file");
+    std::fs::write(&file, "").expect("write");
+    let log = elsewhere.path().join("log");
+    for (code, at) in [(3, &missing), (2, &file)] {
+        let at = at.to_str().expect("path");
+        let log = log.to_str().expect("path");
+        let line = ["mount", &url, at, "--create", "--size", "1m", "--log", log];
+        let said = refused(code, &line);
+        assert!(said.contains(at), "{said}");
+        // In the foreground it is the same.
+        let line = ["mount", &url, at, "--create", "--size", "1m", "-f"];
+        assert_eq!(refused(code, &line), said);
+    }
+    assert!(contents(directory.path()).is_empty());
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_is_refused_before_anything_is_made() {
+    let (directory, url) = bucket();
+    let mountpoint = tempfile::tempdir().expect("directory");
+    let at = mountpoint.path().to_str().expect("path");
+    // A directory is no log file.
+    let said = refused(
+        1,
+        &["mount", &url, at, "--create", "--size", "1m", "--log", at],
+    );
+    assert!(said.contains("--log"), "{said}");
+    assert!(contents(directory.path()).is_empty());
+}
+
+#[test]
+fn what_is_no_mount_cannot_be_unmounted_or_asked() {
+    let directory = tempfile::tempdir().expect("directory");
+    let at = directory.path().to_str().expect("path");
+    let inside = format!("{at}/missing");
+    for verb in ["umount", "status"] {
+        let said = refused(3, &[verb, at]);
+        assert!(said.contains("is not a bucketdisk mount"), "{said}");
+        refused(3, &[verb, &inside]);
+        // Another file system's mount is none of ours.
+        refused(3, &[verb, "/proc"]);
+    }
+}
+
+#[test]
+fn no_credentials_is_said_before_anything_is_asked() {
+    let said = refused(
+        7,
+        &[
+            "info",
+            "s3://bucket/disk",
+            "--endpoint",
+            "http://127.0.0.1:9",
+        ],
+    );
+    assert!(said.contains("AWS_ACCESS_KEY_ID"), "{said}");
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_given_up_in_time() {
+    // Nobody listens at a port that was just given back.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port")
+        .port();
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let mountpoint = tempfile::tempdir().expect("directory");
+    let at = mountpoint.path().to_str().expect("path");
+    let log = tempfile::NamedTempFile::new().expect("file");
+    let log = log.path().to_str().expect("path");
+    for line in [
+        vec!["create", "s3://bucket/disk", "--size", "1m"],
+        vec!["info", "s3://bucket/disk"],
+        vec!["delete", "s3://bucket/disk", "--yes"],
+        vec!["mount", "s3://bucket/disk", at, "--log", log],
+    ] {
+        let mut command = command(&line);
+        command
+            .args(["--endpoint", &endpoint, "--timeout", "300ms"])
+            .env("AWS_ACCESS_KEY_ID", "key")
+            .env("AWS_SECRET_ACCESS_KEY", "never-shown");
+        let output = command.output().expect("runs");
+        let said = refusal(8, &output, &line.join(" "));
+        assert!(said.contains(&endpoint), "{said}");
+        assert!(!said.contains("never-shown"), "{said}");
+    }
+}
+
+#[test]
+fn a_store_that_takes_a_connection_and_says_nothing_is_given_up_in_time() {
+    // The system takes connections for it, and nobody ever reads them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", silent.local_addr().expect("an address"));
+    let mut command = command(&["info", "s3://bucket/disk", "--timeout", "300ms"]);
+    command
+        .args(["--endpoint", &endpoint])
+        .env("AWS_ACCESS_KEY_ID", "key")
+        .env("AWS_SECRET_ACCESS_KEY", "secret");
+    let begun = std::time::Instant::now();
+    let said = refusal(8, &command.output().expect("runs"), "info");
+    assert!(said.contains("no answer"), "{said}");
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn delete_asks_and_without_a_terminal_does_nothing() {
+    let (directory, url) = disk();
+    let before = contents(directory.path());
+    let said = refused(2, &["delete", &url]);
+    assert!(said.contains("--yes"), "{said}");
+    assert_eq!(contents(directory.path()), before);
+}
+
+#[test]
+fn delete_takes_the_disk_and_nothing_else() {
+    let (directory, url) = disk();
+    done(&["create", &url, "--prefix", "other", "--size", "1m"]);
+    std::fs::write(directory.path().join("mine.txt"), "mine").expect("write");
+    done(&["delete", &url, "--yes"]);
+    let left: Vec<PathBuf> = contents(directory.path()).into_keys().collect();
+    assert_eq!(
+        left,
+        [
+            directory.path().join("mine.txt"),
+            directory.path().join("other/disk.json")
+        ]
+    );
+    refused(3, &["info", &url]);
+    done(&["info", &url, "--prefix", "other"]);
+}
+
+#[test]
+fn info_describes_a_disk_for_people_and_for_programs() {
+    let (_directory, url) = bucket();
+    let created = done(&["create", &url, "--size", "1.5g", "--label", "a disk"]);
+    assert_eq!(
+        created,
+        format!("created {url}: 1.5 GiB in blocks of 256 KiB\n")
+    );
+    let text = done(&["info", &url]);
+    for part in ["a disk", "1.5 GiB", "256 KiB", "nobody", &url] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json = done(&["info", &url, "--json"]);
+    let figures: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(figures["size_bytes"], 3u64 << 29);
+    assert_eq!(figures["block_bytes"], 256 << 10);
+    assert_eq!(figures["label"], "a disk");
+    assert_eq!(figures["stored_blocks"], 0);
+    assert_eq!(figures["holder"], serde_json::Value::Null);
+}
+
+#[test]
+fn quiet_says_nothing_where_all_is_well() {
+    let (_directory, url) = bucket();
+    assert_eq!(done(&["-q", "create", &url, "--size", "1m"]), "");
+    assert_eq!(done(&["delete", &url, "--yes", "--quiet"]), "");
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    assert!(done(&["--version"]).starts_with("bucketdisk "));
+    let help = done(&["--help"]);
+    assert!(
+        help.contains("Usage: bucketdisk ") && help.contains("Exit status:"),
+        "{help}"
+    );
+    for verb in ["create", "mount", "umount", "info", "status", "delete"] {
+        let usage = format!("Usage: bucketdisk {verb} ");
+        assert!(done(&[verb, "--help"]).contains(&usage), "{verb}");
+        assert!(help.contains(verb), "{verb}");
+    }
+}

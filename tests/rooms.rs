@@ -1,0 +1,155 @@
+//! The rooms of the program: imports go down only, and some things are done in one place only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each room with the rooms that it may use. Anything else of ours is above it or beside it.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("block", &["error"]),
+    ("config", &["error", "block"]),
+    ("local", &["error", "config"]),
+    ("object", &["error"]),
+    ("codec", &["error", "block"]),
+    ("store", &["error", "block", "codec", "object"]),
+    ("disk", &["error", "block", "store"]),
+    ("frontend", &["error", "block", "disk"]),
+    ("control", &["error", "disk", "object"]),
+    (
+        "open",
+        &[
+            "error", "block", "config", "local", "object", "codec", "store", "disk",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "error", "block", "config", "local", "object", "store", "disk", "frontend", "control",
+            "open",
+        ],
+    ),
+];
+
+fn sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)
+            .expect("src is readable")
+            .map(|e| e.expect("an entry").path())
+        {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if entry.extension().is_some_and(|e| e == "rs") {
+                found.push(entry);
+            }
+        }
+    }
+    found
+}
+
+/// The room of a file: its first part below `src`.
+fn room(path: &Path) -> String {
+    let below = path
+        .strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+        .expect("below src");
+    let first = below
+        .components()
+        .next()
+        .expect("a name")
+        .as_os_str()
+        .to_string_lossy();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// A file's text without its comments.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).expect("a source file");
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The rooms that a file names with `crate::`.
+fn used(code: &str) -> Vec<String> {
+    let mut used = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let group = &group[..group.find("};").unwrap_or(group.len())];
+            used.extend(group.split(',').map(|part| first_name(part.trim())));
+        } else {
+            used.push(first_name(rest));
+        }
+    }
+    used.retain(|name| !name.is_empty());
+    used
+}
+
+fn first_name(path: &str) -> String {
+    path.chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect()
+}
+
+#[test]
+fn imports_go_down_only() {
+    let mut wrong = Vec::new();
+    for path in sources() {
+        let room = room(&path);
+        if room == "lib" || room == "main" {
+            continue;
+        }
+        let (_, may) = ROOMS
+            .iter()
+            .find(|(name, _)| *name == room)
+            .unwrap_or_else(|| panic!("src/{room} is not in this test's list of rooms"));
+        for used in used(&code(&path)) {
+            if used != room && !may.contains(&used.as_str()) {
+                wrong.push(format!("{}: {room} may not use {used}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_room_exists() {
+    for (room, _) in ROOMS {
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        assert!(
+            src.join(room).join("mod.rs").exists() || src.join(format!("{room}.rs")).exists(),
+            "src/{room}"
+        );
+    }
+}
+
+#[test]
+fn what_is_done_in_one_place_is_named_in_one_place() {
+    // A name, and the only files (below src) that may hold it.
+    let only: &[(&str, &[&str])] = &[
+        ("object_store::", &["object/"]),
+        ("fuser::", &["frontend/fuse/"]),
+        ("unsafe ", &[]),
+        ("std::process::exit", &["main.rs"]),
+        ("LocalFileSystem", &["object/"]),
+    ];
+    for path in sources() {
+        let below = path
+            .strip_prefix(env!("CARGO_MANIFEST_DIR"))
+            .expect("below the project");
+        let below = below
+            .strip_prefix("src")
+            .expect("below src")
+            .to_string_lossy()
+            .into_owned();
+        let code = code(&path);
+        for (name, places) in only {
+            assert!(
+                !code.contains(name) || places.iter().any(|place| below.starts_with(place)),
+                "{below} holds {name:?}, which belongs to {places:?}"
+            );
+        }
+    }
+}

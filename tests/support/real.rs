@@ -1,0 +1,356 @@
+//! The real program on real mounts, loop devices and file systems, for tests that run as root.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Whether real mounts can be made here. Says loudly that a test is skipped where not; where `CI` is set that is an error.
+pub fn can_mount(test: &str) -> bool {
+    let missing = if !rustix::process::geteuid().is_root() {
+        "root"
+    } else if !Path::new("/dev/fuse").exists() {
+        "/dev/fuse"
+    } else if !Path::new("/dev/loop-control").exists() {
+        "/dev/loop-control"
+    } else {
+        return true;
+    };
+    assert!(std::env::var_os("CI").is_none(), "{test} needs {missing}");
+    eprintln!("SKIPPED: {test} needs {missing}");
+    false
+}
+
+/// Runs a command to its end and answers its standard output.
+///
+/// # Panics
+/// Where it fails.
+pub fn run(command: &mut Command) -> String {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A command of the system by its words.
+pub fn sh(line: &str) -> String {
+    run(Command::new("sh").args(["-euc", line]))
+}
+
+/// Waits until something holds: for what another process does.
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited a minute for {what}");
+        std::thread::yield_now();
+        // Another process is waited for: nothing here could tell when it is done.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A folder in memory where there is one: every put to a directory store is synced, and the tests are not about the local disk.
+fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        tempfile::tempdir_in(memory).expect("a folder")
+    } else {
+        tempfile::tempdir().expect("a folder")
+    }
+}
+
+/// A machine's own view of a store: where its program keeps its state, and how it reaches the store.
+#[derive(Debug)]
+pub struct Machine {
+    home: tempfile::TempDir,
+    environment: Vec<(String, String)>,
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        Machine {
+            home: folder(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// A variable for every run of the program here.
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn path(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+    }
+
+    /// The program with some arguments.
+    pub fn program(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bucketdisk"));
+        command.args(arguments).stdin(Stdio::null());
+        for name in [
+            "AWS_PROFILE",
+            "AWS_REGION",
+            "AWS_ENDPOINT_URL",
+            "AWS_SESSION_TOKEN",
+        ] {
+            command.env_remove(name);
+        }
+        command.envs(self.environment.iter().cloned());
+        command
+    }
+
+    /// Runs the program, which must succeed, and answers its standard output.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        run(&mut self.program(arguments))
+    }
+
+    /// Runs the program and answers what came of it.
+    pub fn try_run(&self, arguments: &[&str]) -> Output {
+        self.program(arguments)
+            .output()
+            .expect("the program starts")
+    }
+
+    /// Mounts a disk on a folder of this machine.
+    pub fn mount(&self, url: &str, name: &str, options: &[&str]) -> Mount<'_> {
+        let directory = self.home.path().join(name);
+        fs::create_dir_all(&directory).expect("a folder");
+        let log = self.home.path().join("log");
+        let mut arguments = vec![
+            "mount",
+            url,
+            directory.to_str().expect("UTF-8"),
+            "--log",
+            log.to_str().expect("UTF-8"),
+        ];
+        arguments.extend(options);
+        self.run(&arguments);
+        Mount {
+            machine: self,
+            directory,
+            filename: "disk.img",
+        }
+    }
+}
+
+/// A mounted disk. Unmounted, by force if need be, when a test fails before it does that itself.
+#[derive(Debug)]
+pub struct Mount<'a> {
+    pub machine: &'a Machine,
+    pub directory: PathBuf,
+    filename: &'static str,
+}
+
+impl Mount<'_> {
+    pub fn image(&self) -> PathBuf {
+        self.directory.join(self.filename)
+    }
+
+    fn dir(&self) -> &str {
+        self.directory.to_str().expect("UTF-8")
+    }
+
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.machine.run(&["status", "--json", self.dir()])).expect("JSON")
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.status()["pid"]
+            .as_i64()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .expect("a pid")
+    }
+
+    /// Unmounts with everything committed.
+    pub fn umount(self) {
+        self.machine.run(&["umount", self.dir()]);
+        assert!(!self.is_mounted());
+    }
+
+    pub fn is_mounted(&self) -> bool {
+        mounts().iter().any(|mounted| mounted == &self.directory)
+    }
+
+    /// Kills the daemon as `kill -9` does, and takes the dead mount away.
+    pub fn kill(self) {
+        let pid = rustix::process::Pid::from_raw(self.pid()).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kills");
+        wait_for("the daemon to be dead", || {
+            !Path::new(&format!("/proc/{}/fd", pid.as_raw_nonzero())).exists() || is_zombie(pid)
+        });
+        run(Command::new("umount").arg("--lazy").arg(&self.directory));
+    }
+
+    /// Attaches the image to a loop device.
+    pub fn attach(&self, options: &[&str]) -> Loop {
+        let device = run(Command::new("losetup")
+            .args(["--find", "--show"])
+            .args(options)
+            .arg(self.image()));
+        Loop {
+            device: device.trim().to_owned(),
+        }
+    }
+}
+
+fn is_zombie(pid: rustix::process::Pid) -> bool {
+    fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))
+        .map_or(true, |stat| stat.contains(") Z "))
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        if self.is_mounted() {
+            if std::thread::panicking() {
+                eprintln!("---- log of the daemon ----\n{}", self.machine.log());
+            }
+            let _ = Command::new("umount")
+                .arg("--lazy")
+                .arg(&self.directory)
+                .status();
+        }
+    }
+}
+
+/// What is mounted, by mount point.
+pub fn mounts() -> Vec<PathBuf> {
+    let mut text = String::new();
+    fs::File::open("/proc/self/mounts")
+        .and_then(|mut f| f.read_to_string(&mut text))
+        .expect("reads");
+    text.lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(PathBuf::from)
+        .collect()
+}
+
+/// A loop device, detached at the end.
+#[derive(Debug)]
+pub struct Loop {
+    pub device: String,
+}
+
+impl Loop {
+    /// Detaches it, and waits until the kernel has let go of the image.
+    pub fn detach(self) {
+        run(Command::new("losetup").args(["--detach", &self.device]));
+        let device = self.device.clone();
+        std::mem::forget(self);
+        wait_for("the loop device to be free", || {
+            run(Command::new("losetup")
+                .args(["--noheadings", "--output", "BACK-FILE", "--list"])
+                .arg("--all"))
+            .lines()
+            .count()
+                == 0
+                || !sh("losetup --noheadings --output NAME --list")
+                    .lines()
+                    .any(|line| line.trim() == device)
+        });
+    }
+
+    /// Mounts the file system on it.
+    pub fn mount(&self, directory: &Path, options: &str) -> FileSystem {
+        fs::create_dir_all(directory).expect("a folder");
+        run(Command::new("mount")
+            .args(["-o", options, &self.device])
+            .arg(directory));
+        FileSystem {
+            directory: directory.to_owned(),
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup")
+            .args(["--detach", &self.device])
+            .status();
+    }
+}
+
+/// A mounted file system, unmounted at the end.
+#[derive(Debug)]
+pub struct FileSystem {
+    pub directory: PathBuf,
+}
+
+impl FileSystem {
+    pub fn umount(self) {
+        run(Command::new("umount").arg(&self.directory));
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for FileSystem {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(&self.directory)
+            .status();
+    }
+}
+
+/// Fills a folder with files of many sizes and kinds, some 24 MiB, the same for the same seed.
+pub fn make_tree(root: &Path, seed: u64) {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for folder in 0..12 {
+        let folder = root.join(format!("folder {folder}"));
+        fs::create_dir_all(folder.join("empty")).expect("a folder");
+        for file in 0..20 {
+            let len = match file % 5 {
+                0 => next() % 100,
+                1 => next() % 5_000,
+                2 => next() % 70_000,
+                3 => next() % 300_000,
+                _ => 0,
+            };
+            let mut content: Vec<u8> = Vec::new();
+            while (content.len() as u64) < len {
+                content.extend(next().to_le_bytes());
+            }
+            content.truncate(len as usize);
+            fs::write(folder.join(format!("file-{file}")), &content).expect("a file");
+        }
+        std::os::unix::fs::symlink("../folder 0/file-1", folder.join("link")).expect("a link");
+    }
+    let mut big: Vec<u8> = Vec::new();
+    while big.len() < 8 << 20 {
+        big.extend(next().to_le_bytes());
+    }
+    fs::write(root.join("big"), &big).expect("a file");
+}
+
+/// Compares two trees, every file of them.
+pub fn assert_same_tree(one: &Path, other: &Path) {
+    run(Command::new("diff")
+        .args([
+            "--recursive",
+            "--no-dereference",
+            "--brief",
+            "--exclude=lost+found",
+        ])
+        .arg(one)
+        .arg(other));
+}
