@@ -208,3 +208,40 @@ proptest! {
         });
     }
 }
+
+/// A cold sequential read fetches each block once, however much larger than the cache it is: what is read ahead is still there
+/// when it is asked for.
+#[tokio::test(start_paused = true)]
+async fn a_sequential_read_fetches_each_block_once() {
+    const MANY: u64 = 400;
+    let bucket = Bucket::new();
+    let client = bucket.client();
+    create(&client, MANY * BLOCK, BLOCK).await;
+    let disk = open(&client, options(), 64 * BLOCK).await.expect("mounts");
+    for block in 0..MANY {
+        disk.write(block * BLOCK, Bytes::from(vec![7; BLOCK as usize]))
+            .await
+            .expect("writes");
+    }
+    disk.close().await.expect("closes");
+    let reader = {
+        let mut options = options();
+        options.read_only = true;
+        options
+    };
+    let disk = open(&client, reader, 64 * BLOCK).await.expect("mounts");
+    let before = bucket.requests().gets;
+    let mut buf = vec![0; 1024];
+    for part in 0..MANY * BLOCK / 1024 {
+        if disk.read_now(part * 1024, &mut buf).expect("reads") == Now::Wait {
+            disk.read(part * 1024, &mut buf).await.expect("reads");
+        }
+        assert_eq!(buf, [7; 1024]);
+        tokio::task::yield_now().await;
+    }
+    let gets = bucket.requests().gets - before;
+    assert!(
+        (MANY..=MANY + MANY / 50).contains(&gets),
+        "{gets} gets for {MANY} blocks"
+    );
+}

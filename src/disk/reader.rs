@@ -54,6 +54,8 @@ impl Reader {
             .shards((items / 16).clamp(1, 16))
             .estimated_items_capacity(items)
             .weight_capacity(cache_bytes)
+            // Half for blocks that were read once: with the default of 3 % what was read ahead is gone before it is asked for.
+            .hot_allocation(0.5)
             .build()
             .expect("both capacities are given");
         Arc::new(Reader {
