@@ -602,3 +602,31 @@ async fn a_store_that_cannot_fence_is_refused_for_writing_unless_that_is_accepte
         assert_eq!(first_byte(&*store, 1).await, 1);
     }
 }
+
+/// Blocks whose log and checkpoints are gone are not an empty disk.
+#[tokio::test(start_paused = true)]
+async fn blocks_without_a_log_are_damage_and_not_zeros() {
+    let bucket = bucket().await;
+    let store = mount(&bucket.client(), options()).await.expect("mounts");
+    store
+        .commit(given(&[(1, 1), (200 % 32, 2)], &[]))
+        .await
+        .expect("commits");
+    store.release().await.expect("releases");
+    for key in bucket.keys() {
+        if key.starts_with("log/") || key.starts_with("map/") {
+            bucket.apply(Change::Delete(key));
+        }
+    }
+    let before = bucket.keys();
+    for (read_only, list_blocks) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut again = options();
+        (again.read_only, again.list_blocks) = (read_only, list_blocks);
+        let error = mount(&bucket.client(), again)
+            .await
+            .expect_err("is damaged");
+        assert_eq!(error.kind(), ErrorKind::Damaged);
+        assert!(error.chain().contains("log/"), "{}", error.chain());
+    }
+    assert_eq!(bucket.keys(), before, "nothing was claimed");
+}

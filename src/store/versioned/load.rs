@@ -8,11 +8,11 @@ use crate::block::Seq;
 use crate::error::{Error, ErrorKind, Result};
 
 use super::checkpoint::Checkpoint;
-use super::listing;
 use super::objects::{Numbers, Objects, Stored};
 use super::record::{Digest, RecordBody};
 use super::replay::Replay;
 use super::{Holder, OnProgress, Progress};
+use super::{keys, listing};
 
 /// How often reading begins anew, because a writer went on or a listing was stale, before giving up.
 const TRIES: usize = 20;
@@ -49,6 +49,9 @@ impl FirstLook {
             };
             // A claim of the checkpoint's own number may have come after that record was pruned: then it is void, and the log
             // goes on after the checkpoint.
+            if head == Seq(0) {
+                refuse_blocks_without_log(objects).await?;
+            }
             let newest = match record {
                 _ if head == Seq(0) => Some(Newest::Nothing),
                 Some(stored) if head > checkpoint || !stored.record.is_claim() => {
@@ -256,6 +259,27 @@ pub(super) async fn was_changed_since(objects: &Objects, seq: Seq) -> Result<boo
         }
     }
     Ok(false)
+}
+
+/// A disk without any record or checkpoint is new, and has no blocks: a claim comes before the first of them. Where there are some,
+/// log and checkpoints were lost, and taking the disk for an empty one would make zeros of its data.
+async fn refuse_blocks_without_log(objects: &Objects) -> Result<()> {
+    let page = objects.client.list(keys::BLOCKS_FOLDER, None).await?;
+    match page
+        .entries
+        .iter()
+        .find(|entry| keys::parse_block(&entry.key).is_some())
+    {
+        None => Ok(()),
+        Some(entry) => {
+            let text = format!(
+                "{} has blocks ({}) but neither log/ nor map/: put these back as they were, or delete the disk",
+                objects.client.location(),
+                entry.key
+            );
+            Err(Error::new(ErrorKind::Damaged, text))
+        }
+    }
 }
 
 /// The highest number; 0 if there is none.
