@@ -28,6 +28,8 @@ pub use crate::store::versioned::{
 /// How long a connection may take to come about, and one answer to come: beyond it the request counts as failed and is tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A request with a larger block gets as many times [`REQUEST_TIMEOUT`] as that is larger.
+const LARGE_BLOCK_BYTES: u32 = 1 << 20;
 /// The least that a mounted disk's requests are tried again for.
 const MOUNTED_PATIENCE: Duration = Duration::from_secs(60 * 60);
 
@@ -200,15 +202,17 @@ pub struct Mounted {
 /// `NotFound` where there is no disk and none is to be made, `Usage` where a limit is too small for its block size or it is not
 /// what `create` describes, `Busy` where this machine has it mounted, `Held`, and those of the store.
 pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
-    let connected = Connected::new(&spec.target).await?;
+    let mut connected = Connected::new(&spec.target).await?;
     let asked = spec.target.connection.requests;
     let (superblock, created) = superblock(&connected.with_requests(asked), spec).await?;
-    let plan = MemoryPlan::divide(
-        spec.memory_bytes,
-        spec.max_dirty_bytes,
-        asked,
-        superblock.geometry.block_bytes(),
-    )?;
+    let block_bytes = superblock.geometry.block_bytes();
+    if block_bytes > LARGE_BLOCK_BYTES && !spec.target.is_memory() {
+        // Many large blocks at once take their time on a slow line.
+        let mut target = spec.target.clone();
+        target.connection.request_timeout = REQUEST_TIMEOUT * (block_bytes / LARGE_BLOCK_BYTES);
+        connected = Connected::new(&target).await?;
+    }
+    let plan = MemoryPlan::divide(spec.memory_bytes, spec.max_dirty_bytes, asked, block_bytes)?;
     if plan.requests < asked {
         info!(
             requests = plan.requests,
