@@ -113,7 +113,7 @@ pub fn format_duration(duration: Duration) -> String {
     }
 }
 
-/// How `--memory` is divided between the read cache and the buffers of requests in flight. An eighth of what the buffers leave is
+/// How `--memory` is divided between the read cache and the buffers of requests in flight. A quarter of what the buffers leave is
 /// kept for what the allocator takes beyond what it is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
@@ -155,7 +155,7 @@ impl MemoryPlan {
             .min(usize::try_from(most).unwrap_or(usize::MAX))
             .max(1);
         Ok(MemoryPlan {
-            cache_bytes: (memory_bytes - requests as u64 * per_request) / 8 * 7,
+            cache_bytes: (memory_bytes - requests as u64 * per_request) / 4 * 3,
             requests,
         })
     }
@@ -244,10 +244,10 @@ mod tests {
     fn a_memory_budget_keeps_a_quarter_for_the_cache() {
         let plan = MemoryPlan::divide(256 << 20, 256 << 20, 32, 256 << 10).expect("plan");
         assert_eq!(plan.requests, 32);
-        assert_eq!(plan.cache_bytes, 210 << 20);
+        assert_eq!(plan.cache_bytes, 180 << 20);
         let tight = MemoryPlan::divide(8 << 20, 4 << 20, 32, 1 << 20).expect("plan");
         assert_eq!(tight.requests, 3);
-        assert_eq!(tight.cache_bytes, (2 << 20) / 8 * 7);
+        assert_eq!(tight.cache_bytes, (2 << 20) / 4 * 3);
     }
 
     #[test]
