@@ -25,7 +25,7 @@ pub struct LocalState {
     directory: PathBuf,
     dead: Vec<Uuid>,
     // Closing it gives the lock up.
-    _lock: File,
+    lock: File,
 }
 
 /// What the lock file says of who holds it.
@@ -86,7 +86,7 @@ impl LocalState {
         Ok(LocalState {
             directory,
             dead,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -132,6 +132,16 @@ impl LocalState {
             File::open(&self.directory)?.sync_all()
         };
         replace().map_err(|e| failed("write", &path, e))
+    }
+}
+
+impl Drop for LocalState {
+    /// Unlocks instead of leaving that to the close: a child that is being started has the file too until its program begins, and
+    /// would keep the lock that long.
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.lock, FlockOperation::Unlock) {
+            tracing::debug!(%error, "the lock goes with the last who has the file");
+        }
     }
 }
 
@@ -225,6 +235,15 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("on /mnt "), "{text}");
         assert!(text.contains(&std::process::id().to_string()), "{text}");
+        drop(held);
+        lock(root.path()).expect("after the first has ended");
+    }
+
+    #[test]
+    fn the_lock_ends_with_its_owner_though_a_child_still_has_the_file() {
+        let root = tempfile::tempdir().expect("directory");
+        let held = lock(root.path()).expect("first");
+        let _child = held.lock.try_clone().expect("the same open file");
         drop(held);
         lock(root.path()).expect("after the first has ended");
     }
