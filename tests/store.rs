@@ -11,6 +11,7 @@ use bucketdisk::object::{ListPage, ObjectClient, PutOutcome};
 use bucketdisk::store::versioned::{self, keys};
 use bucketdisk::store::{BlockStore, ReadError};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use support::block_store_contract::{self, Home, first_byte, given};
 use support::memory::{Bucket, Change};
 use support::volume::{create, mount, options};
@@ -629,4 +630,81 @@ async fn blocks_without_a_log_are_damage_and_not_zeros() {
         assert!(error.chain().contains("log/"), "{}", error.chain());
     }
     assert_eq!(bucket.keys(), before, "nothing was claimed");
+}
+
+/// A bucket to which the first commit of all comes just before its blocks are listed.
+#[derive(Debug)]
+struct FirstCommit {
+    bucket: Bucket,
+    coming: Mutex<Vec<Change>>,
+}
+
+#[async_trait]
+impl ObjectClient for FirstCommit {
+    async fn get(&self, key: &str) -> Result<Bytes> {
+        self.bucket.get(key).await
+    }
+
+    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+        self.bucket.put(key, body).await
+    }
+
+    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<PutOutcome> {
+        self.bucket.put_if_absent(key, body).await
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        self.bucket.delete_many(keys).await
+    }
+
+    async fn list(&self, folder: &str, after: Option<&str>) -> Result<ListPage> {
+        if folder == keys::BLOCKS_FOLDER {
+            for change in std::mem::take(&mut *self.coming.lock()) {
+                self.bucket.apply(change);
+            }
+        }
+        self.bucket.list(folder, after).await
+    }
+
+    fn location(&self) -> String {
+        self.bucket.location()
+    }
+}
+
+/// Who looks at the log before the first commit and at the blocks after it is not told that the log is gone.
+#[tokio::test(start_paused = true)]
+async fn a_reader_of_a_new_disk_sees_its_first_commit_come_without_taking_it_for_damage() {
+    let bucket = bucket().await;
+    let new = bucket.changes();
+    let store = mount(&bucket.client(), options()).await.expect("mounts");
+    store.commit(given(&[(1, 1)], &[])).await.expect("commits");
+    let client: Arc<dyn ObjectClient> = Arc::new(FirstCommit {
+        bucket: bucket.cut(new),
+        coming: Mutex::new(bucket.history().split_off(new)),
+    });
+    let mut reader = options();
+    reader.read_only = true;
+    let store = mount(&client, reader).await.expect("mounts");
+    assert_eq!(first_byte(&*store, 1).await, 1);
+}
+
+/// However many other objects lie before them.
+#[tokio::test(start_paused = true)]
+async fn foreign_objects_do_not_hide_blocks_without_a_log() {
+    let bucket = bucket().await;
+    for number in 0..2100 {
+        let key = format!("{}.trash/{number:04}", keys::BLOCKS_FOLDER);
+        bucket.apply(Change::Put(key, "x".into()));
+    }
+    let mut reader = options();
+    reader.read_only = true;
+    mount(&bucket.client(), reader.clone())
+        .await
+        .expect("none of these is a block");
+    let key = keys::block(bucketdisk::block::BlockIndex(3), bucketdisk::block::Seq(2));
+    bucket.apply(Change::Put(key, "x".into()));
+    let error = mount(&bucket.client(), reader)
+        .await
+        .expect_err("is damaged");
+    assert_eq!(error.kind(), ErrorKind::Damaged);
 }

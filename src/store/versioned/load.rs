@@ -6,6 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::block::Seq;
 use crate::error::{Error, ErrorKind, Result};
+use crate::object::ObjectEntry;
 
 use super::checkpoint::Checkpoint;
 use super::objects::{Numbers, Objects, Stored};
@@ -49,8 +50,16 @@ impl FirstLook {
             };
             // A claim of the checkpoint's own number may have come after that record was pruned: then it is void, and the log
             // goes on after the checkpoint.
-            if head == Seq(0) {
-                refuse_blocks_without_log(objects).await?;
+            if head == Seq(0)
+                && let Some(block) = some_block(objects).await?
+            {
+                // The first writer of all may have come between the two looks: its claim is there before its first block.
+                if objects.record_numbers().await?.is_empty()
+                    && objects.checkpoint_numbers().await?.is_empty()
+                {
+                    return Err(blocks_without_log(objects, &block));
+                }
+                continue;
             }
             let newest = match record {
                 _ if head == Seq(0) => Some(Newest::Nothing),
@@ -261,25 +270,33 @@ pub(super) async fn was_changed_since(objects: &Objects, seq: Seq) -> Result<boo
     Ok(false)
 }
 
-/// A disk without any record or checkpoint is new, and has no blocks: a claim comes before the first of them. Where there are some,
-/// log and checkpoints were lost, and taking the disk for an empty one would make zeros of its data.
-async fn refuse_blocks_without_log(objects: &Objects) -> Result<()> {
-    let page = objects.client.list(keys::BLOCKS_FOLDER, None).await?;
-    match page
-        .entries
-        .iter()
-        .find(|entry| keys::parse_block(&entry.key).is_some())
-    {
-        None => Ok(()),
-        Some(entry) => {
-            let text = format!(
-                "{} has blocks ({}) but neither log/ nor map/: put these back as they were, or delete the disk",
-                objects.client.location(),
-                entry.key
-            );
-            Err(Error::new(ErrorKind::Damaged, text))
+/// The key of some block; `None` where there is none, whatever else lies in their folder.
+async fn some_block(objects: &Objects) -> Result<Option<String>> {
+    let mut after: Option<String> = None;
+    loop {
+        let page = objects
+            .client
+            .list(keys::BLOCKS_FOLDER, after.as_deref())
+            .await?;
+        let is_block = |entry: &&ObjectEntry| keys::parse_block(&entry.key).is_some();
+        if let Some(entry) = page.entries.iter().find(is_block) {
+            return Ok(Some(entry.key.clone()));
+        }
+        after = page.entries.last().map(|entry| entry.key.clone());
+        if !page.more || after.is_none() {
+            return Ok(None);
         }
     }
+}
+
+/// A disk without any record or checkpoint is new, and has no blocks: a claim comes before the first of them. Where there are some,
+/// log and checkpoints were lost, and taking the disk for an empty one would make zeros of its data.
+fn blocks_without_log(objects: &Objects, block: &str) -> Error {
+    let text = format!(
+        "{} has blocks ({block}) but neither log/ nor map/: put these back as they were, or delete the disk",
+        objects.client.location(),
+    );
+    Error::new(ErrorKind::Damaged, text)
 }
 
 /// The highest number; 0 if there is none.
