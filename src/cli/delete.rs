@@ -4,6 +4,7 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use super::Context;
 use super::args::DeleteArgs;
+use super::info::objects;
 use crate::config::format_size;
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::{self, DiskInfo, Target};
@@ -80,9 +81,9 @@ fn question(url: &str, info: &DiskInfo) -> String {
     };
     let stored = info.stored.unwrap_or_default();
     format!(
-        "delete the disk{label} of {} at {url}, {} objects with {}? It cannot be undone. Type 'yes': ",
+        "delete the disk{label} of {} at {url}, {} with {}? It cannot be undone. Type 'yes': ",
         format_size(info.superblock.geometry.size_bytes()),
-        stored.objects,
+        objects(stored.objects),
         format_size(stored.bytes),
     )
 }

@@ -86,7 +86,7 @@ fn text(url: &str, info: &DiskInfo) -> String {
         ),
     ];
     if let Some(stored) = info.stored {
-        let shown = format!("{} objects, {}", stored.objects, format_size(stored.bytes));
+        let shown = format!("{}, {}", objects(stored.objects), format_size(stored.bytes));
         lines.push(("stored", shown));
     }
     lines.push(("head", info.head.to_string()));
@@ -117,4 +117,12 @@ fn holder(holder: &Holder) -> String {
 
 fn date(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// So many objects, in words.
+pub(super) fn objects(count: u64) -> String {
+    match count {
+        1 => "1 object".to_owned(),
+        _ => format!("{count} objects"),
+    }
 }

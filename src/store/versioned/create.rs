@@ -50,12 +50,19 @@ pub async fn create(client: &Arc<dyn ObjectClient>, spec: &DiskSpec) -> Result<S
 }
 
 fn exists(client: &Arc<dyn ObjectClient>, object: &[u8]) -> Error {
+    let location = client.location();
     let what = match Superblock::parse(object) {
         Ok(disk) if disk.label.is_empty() => format!("disk {}", disk.id),
         Ok(disk) => format!("disk {} ({})", disk.id, disk.label),
-        Err(_) => format!("an object {} that is not readable", keys::SUPERBLOCK),
+        Err(_) => {
+            let text = format!(
+                "{location} already has an object {} that is not of this program, or damaged: choose another prefix, or put it \
+                 back as it was",
+                keys::SUPERBLOCK
+            );
+            return Error::new(ErrorKind::Exists, text);
+        }
     };
-    let location = client.location();
     Error::new(
         ErrorKind::Exists,
         format!("{location} has {what} already: choose another prefix, or delete that disk first"),
@@ -75,20 +82,39 @@ fn whole_seconds() -> SystemTime {
 /// `NotFound` where there is no disk; `Damaged`; `Unsupported` where a newer program has made it.
 pub async fn read_superblock(client: &Arc<dyn ObjectClient>) -> Result<Superblock> {
     let location = client.location();
-    let object = client.get(keys::SUPERBLOCK).await.map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
-            let text = format!("no disk at {location}: check the URL and the prefix, or make one with `bucketdisk create`");
-            Error::new(ErrorKind::NotFound, text).with_source(error)
+    let object = match client.get(keys::SUPERBLOCK).await {
+        Ok(object) => object,
+        Err(error) => {
+            let text = format!("cannot read the superblock of {location}");
+            if error.kind() != ErrorKind::NotFound {
+                return Err(error.within(text));
+            }
+            // A store says of a missing object what it says of a missing bucket, or nearly so; a listing tells them apart.
+            return Err(match client.list(keys::LOG_FOLDER, None).await {
+                Err(missing) if missing.kind() == ErrorKind::NotFound => missing.within(text),
+                _ => Error::new(
+                    ErrorKind::NotFound,
+                    format!(
+                        "no disk at {location}: check the URL and the prefix, or make one with `bucketdisk create`"
+                    ),
+                ),
+            });
         }
-        _ => error.within(format!("cannot read the superblock of {location}")),
-    })?;
+    };
     Superblock::parse(&object).map_err(|error| {
-        let kind = match error {
+        let (kind, remedy) = match error {
             SuperblockError::UnknownVersion { .. }
             | SuperblockError::UnknownFeature { .. }
-            | SuperblockError::UnknownCompression { .. } => ErrorKind::Unsupported,
-            _ => ErrorKind::Damaged,
+            | SuperblockError::UnknownCompression { .. } => (
+                ErrorKind::Unsupported,
+                "use the newer bucketdisk that made it",
+            ),
+            _ => (
+                ErrorKind::Damaged,
+                "put back the object disk.json as it was",
+            ),
         };
-        Error::new(kind, format!("cannot use the superblock of {location}")).with_source(error)
+        let text = format!("cannot use the superblock of {location} ({remedy})");
+        Error::new(kind, text).with_source(error)
     })
 }

@@ -85,7 +85,10 @@ impl Objects {
         Record::decode(&*self.codec, self.disk, self.geometry.blocks(), seq, object).map_err(|e| {
             Error::new(
                 ErrorKind::Damaged,
-                format!("log record {} is damaged", keys::record(seq)),
+                format!(
+                    "log record {} is damaged: put the object back as it was",
+                    keys::record(seq)
+                ),
             )
             .with_source(e)
         })
