@@ -17,7 +17,7 @@ pub(super) enum Base {
 }
 
 /// A run of bytes with one origin. Its place is its key in the block's map.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Piece {
     Data(Box<[u8]>),
     Zeros(usize),
@@ -41,7 +41,7 @@ impl Piece {
 
 /// The written parts of one block: disjoint pieces by their first byte. Data is overwritten in place where it lies already, so a
 /// block that is written to a thousand times holds each byte once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct DirtyBlock {
     base: Base,
     pieces: BTreeMap<usize, Piece>,
@@ -63,6 +63,21 @@ impl DirtyBlock {
     /// Memory that the block takes, in bytes.
     pub(super) fn cost(&self) -> u64 {
         self.cost
+    }
+
+    /// What lies under the written parts.
+    pub(super) fn base(&self) -> Base {
+        self.base
+    }
+
+    /// Takes what was written after it to the same block.
+    pub(super) fn append(&mut self, newer: DirtyBlock) {
+        for (from, piece) in newer.pieces {
+            match piece {
+                Piece::Data(bytes) => self.write(from, &bytes),
+                Piece::Zeros(len) => self.zero(from..from + len),
+            }
+        }
     }
 
     /// Whether nothing of what lies below shows through in a block of `block_len` bytes.

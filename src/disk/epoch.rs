@@ -14,7 +14,7 @@ use super::ranges::BlockRanges;
 const RANGE_COST: u64 = 64;
 
 /// Dirty blocks, and the blocks that became holes. No block is in both.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Epoch {
     blocks: BTreeMap<BlockIndex, DirtyBlock>,
     holes: BlockRanges,
@@ -68,6 +68,23 @@ impl Epoch {
         if self.is_empty() {
             self.first_write = None;
         }
+    }
+
+    /// Takes what was written after it, in the order in which it was.
+    pub(super) fn append(&mut self, newer: Epoch) {
+        let first_write = self.first_write.or(newer.first_write);
+        for range in newer.holes.iter() {
+            self.forget(range.clone());
+            self.holes.insert(range);
+        }
+        for (index, dirty) in newer.blocks {
+            if dirty.base() == Base::Zeros {
+                self.forget(index..index.next());
+                self.holes.insert(index..index.next());
+            }
+            self.change(index, |older| older.append(dirty));
+        }
+        self.first_write = first_write;
     }
 
     fn change(&mut self, index: BlockIndex, change: impl FnOnce(&mut DirtyBlock)) {
@@ -150,4 +167,99 @@ pub(super) enum Says {
     Data,
     /// It became a hole.
     Hole,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BLOCK: usize = 16;
+    const BLOCKS: u64 = 4;
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Write(u64, usize, Vec<u8>),
+        Zero(u64, Range<usize>),
+        Punch(Range<u64>),
+        Forget(Range<u64>),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let part = (0..BLOCK).prop_flat_map(|start| (Just(start), start..=BLOCK));
+        let blocks = (0..BLOCKS).prop_flat_map(|start| (Just(start), start + 1..=BLOCKS));
+        (0..4, 0..BLOCKS, part, blocks, 1u8..).prop_map(
+            |(kind, index, (start, end), (from, to), fill)| match kind {
+                0 => Op::Write(index, start, vec![fill; end - start]),
+                1 => Op::Zero(index, start..end),
+                2 => Op::Punch(from..to),
+                _ => Op::Forget(from..to),
+            },
+        )
+    }
+
+    fn apply(epoch: &mut Epoch, op: &Op, now: Instant) {
+        let span = |index: u64, range: Range<usize>| Span {
+            index: BlockIndex(index),
+            start: range.start,
+            at: 0,
+            len: range.len(),
+        };
+        let blocks = |range: &Range<u64>| BlockIndex(range.start)..BlockIndex(range.end);
+        match op {
+            Op::Write(index, start, data) => {
+                epoch.write(&span(*index, *start..*start + data.len()), data, now);
+            }
+            Op::Zero(index, range) => epoch.zero_part(&span(*index, range.clone()), now),
+            Op::Punch(range) => epoch.punch(blocks(range), now),
+            Op::Forget(range) => epoch.forget(blocks(range)),
+        }
+    }
+
+    /// What it says of every byte and every block: `None` where it says nothing.
+    fn seen(epoch: &Epoch) -> Vec<(Option<Says>, Vec<Option<u8>>)> {
+        let block = |index| {
+            let mut below = vec![false; BLOCK];
+            let mut bytes = [0; BLOCK];
+            epoch.read(index, 0, &mut bytes, |part, start| {
+                below[start..start + part.len()].fill(true);
+            });
+            let bytes = bytes
+                .iter()
+                .zip(below)
+                .map(|(byte, below)| (!below).then_some(*byte));
+            (epoch.says(index), bytes.collect())
+        };
+        (0..BLOCKS).map(BlockIndex).map(block).collect()
+    }
+
+    proptest! {
+        /// What `forget` drops is known to be zero below the epoch it is dropped from, so it is never the first thing
+        /// that the newer epoch does to a block that the older one knows: the newer one punches that.
+        #[test]
+        fn an_epoch_and_the_next_one_appended_are_as_one_epoch_of_all_their_writes(
+            older in prop::collection::vec(op(), 0..12),
+            newer in prop::collection::vec(op().prop_filter("forgets nothing", |op| !matches!(op, Op::Forget(_))), 0..12),
+        ) {
+            let now = Instant::now();
+            let mut both = Epoch::default();
+            let (mut first, mut second) = (Epoch::default(), Epoch::default());
+            for op in &older {
+                apply(&mut first, op, now);
+                apply(&mut both, op, now);
+            }
+            for op in &newer {
+                apply(&mut second, op, now);
+                apply(&mut both, op, now);
+            }
+            let cost = first.cost() + second.cost();
+            first.append(second);
+            prop_assert_eq!(seen(&first), seen(&both));
+            prop_assert_eq!(first.first_write().is_some(), !first.is_empty());
+            prop_assert!(first.cost() <= cost, "{} > {cost}", first.cost());
+            let each: u64 = first.blocks.values().map(DirtyBlock::cost).sum();
+            prop_assert_eq!(first.block_cost, each);
+        }
+    }
 }

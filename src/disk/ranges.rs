@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::block::BlockIndex;
 
 /// Disjoint, non-adjacent ranges of blocks.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct BlockRanges {
     /// First block to the block after the last.
     ranges: BTreeMap<u64, u64>,

@@ -14,10 +14,11 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use tokio::runtime::Handle;
 
 use crate::block::{Block, BlockIndex, Seq};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{BlockStore, ReadError};
 
 use super::read_ahead::ReadAhead;
+use super::sealed::shared_error;
 
 type Key = (BlockIndex, Seq);
 type Fetched = Result<Block, Arc<ReadError>>;
@@ -130,6 +131,25 @@ impl Reader {
             outcome.boxed().shared()
         });
         shared.clone()
+    }
+
+    /// A block as the store has it; `None` where it is a hole.
+    ///
+    /// # Errors
+    /// Those of [`BlockStore::read`].
+    pub(super) async fn newest(self: &Arc<Self>, index: BlockIndex) -> Result<Option<Block>> {
+        loop {
+            let Some(version) = self.store.version(index) else {
+                return Ok(None);
+            };
+            match self.fetch(index, version).await {
+                Ok(block) => return Ok(Some(block)),
+                Err(error) => match &*error {
+                    ReadError::Stale => {}
+                    ReadError::Failed(error) => return Err(shared_error(error)),
+                },
+            }
+        }
     }
 
     /// Tells that a block is being read, so that what a sequential reader wants next is on its way when it asks.

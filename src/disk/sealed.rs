@@ -36,24 +36,11 @@ impl Sealed {
         }
     }
 
-    /// The block as the store has it, under this epoch. It stays that version until this epoch's own commit.
-    async fn base(&self, index: BlockIndex) -> Result<Option<Block>> {
-        let store = self.reader.store();
-        loop {
-            let Some(version) = store.version(index) else {
-                return Ok(None);
-            };
-            match self.reader.fetch(index, version).await {
-                Ok(block) => return Ok(Some(block)),
-                Err(error) => match &*error {
-                    ReadError::Stale => {}
-                    ReadError::Failed(error) => {
-                        return Err(
-                            shared_error(error).within(format!("cannot complete block {index}"))
-                        );
-                    }
-                },
-            }
+    /// What was written, once no commit carries it any more.
+    pub(super) fn into_epoch(self: Arc<Self>) -> Epoch {
+        match Arc::try_unwrap(self) {
+            Ok(sealed) => sealed.epoch,
+            Err(shared) => shared.epoch.clone(),
         }
     }
 }
@@ -71,7 +58,8 @@ impl Changes for Sealed {
     async fn block(&self, index: BlockIndex) -> Result<Option<Block>> {
         let geometry = self.reader.store().geometry();
         let base = match self.epoch.needs_below(index, geometry) {
-            true => self.base(index).await?,
+            // It stays that version until this epoch's own commit.
+            true => base(&self.reader, index).await?,
             false => None,
         };
         let mut content = match base {
@@ -90,6 +78,22 @@ impl Changes for Sealed {
         self.done.fetch_add(1, Ordering::Relaxed);
         self.reader.keep(index, version, block);
     }
+}
+
+/// The block that a partly written one is to be completed from; `None` where it is a hole.
+pub(super) async fn base(reader: &Arc<Reader>, index: BlockIndex) -> Result<Option<Block>> {
+    reader.newest(index).await.map_err(|error| {
+        let geometry = reader.store().geometry();
+        let from = geometry.offset_of(index);
+        let len = geometry.block_bytes();
+        let remedy = match error.kind() {
+            ErrorKind::Damaged => format!(
+                "; nothing is committed before the image's {len} bytes from {from} are all written or discarded"
+            ),
+            _ => String::new(),
+        };
+        error.within(format!("cannot complete block {index}, of which a part was written{remedy}"))
+    })
 }
 
 /// A copy of an error that several callers share.

@@ -7,14 +7,19 @@
 //! ```text
 //!          write                seal                     commit acknowledged
 //! (empty) ------> open epoch ---------> sealed epoch -------------------------> (in the store)
-//!                     ^                   |      ^
-//!                     | later writes      +------+ commit failed: the same epoch again, after a pause
+//!                   ^   ^                 |    |   ^
+//!      later writes |   +-----------------+    +---+ commit failed: the same epoch again, after a pause
+//!                         it cannot be completed
 //! ```
 //!
 //! It seals when a flush or a starved writer asks, when the open epoch is a quarter of the dirty limit, or when its first write
 //! is older than the commit interval; never while another epoch is sealed, since epochs are committed in order. A store that
 //! cannot be reached is waited for, however long. Any other failure fails the flushes that wait, keeps the data and is tried
 //! again. A session that has been fenced stops for good: writes are refused, what is dirty stays readable.
+//!
+//! A partly written block whose rest is damaged in the store cannot be completed, and to commit the others without it would make a
+//! state that the disk never had. So that commit is given up and its epoch taken back, under the open one, and nothing is sealed before
+//! every such block is whole: written to its ends, discarded, or readable after all. Until then flushes fail, and say so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,13 +28,14 @@ use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::block::BlockIndex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Changes;
 
 use super::DiskConfig;
 use super::epoch::Epoch;
 use super::reader::Reader;
-use super::sealed::{Sealed, shared_error};
+use super::sealed::{self, Sealed, shared_error};
 
 /// The pause before a commit is tried again when the store could not be reached: its client has waited and tried by then.
 const RETRY_UNREACHABLE: Duration = Duration::from_secs(1);
@@ -248,10 +254,11 @@ impl WriteBack {
     /// The committer: runs until it is stopped, or fenced.
     pub(super) async fn run(self: Arc<Self>) {
         while let Some(sealed) = self.next_sealed().await {
-            if !self.commit(&sealed).await {
-                break;
+            match self.commit(sealed).await {
+                Ended::Committed => self.room.notify_waiters(),
+                Ended::TakenBack => self.wait_until_completable().await,
+                Ended::Fenced => break,
             }
-            self.room.notify_waiters();
         }
         self.outcome.send_modify(|o| o.stopped = true);
         self.room.notify_waiters();
@@ -313,12 +320,13 @@ impl WriteBack {
         sealed
     }
 
-    /// Commits a sealed epoch, however many tries it takes. `false` if the session has lost the disk instead.
-    async fn commit(&self, sealed: &Arc<Sealed>) -> bool {
+    /// Commits a sealed epoch, however many tries it takes.
+    async fn commit(&self, sealed: Arc<Sealed>) -> Ended {
+        let store = self.reader.store();
         let mut pause = RETRY_FAILED;
         loop {
-            let changes: Arc<dyn Changes> = Arc::clone(sealed) as Arc<dyn Changes>;
-            let error = match self.reader.store().commit(changes).await {
+            let changes: Arc<dyn Changes> = Arc::clone(&sealed) as Arc<dyn Changes>;
+            let error = match store.commit(changes).await {
                 Ok(seq) => {
                     tracing::debug!(%seq, blocks = sealed.epoch.block_count(), "committed");
                     self.state.write().sealed = None;
@@ -326,11 +334,20 @@ impl WriteBack {
                         o.committed = sealed.number;
                         o.error = None;
                     });
-                    return true;
+                    return Ended::Committed;
                 }
+                Err(error) if error.kind() == ErrorKind::Damaged => match store.give_up().await {
+                    Ok(true) => {
+                        self.take_back(sealed);
+                        return Ended::TakenBack;
+                    }
+                    // It may have landed: only another try can tell.
+                    Ok(false) => error,
+                    Err(error) => error,
+                },
                 Err(error) => error,
             };
-            let wait = match error.kind() {
+            match error.kind() {
                 ErrorKind::Fenced => {
                     tracing::error!(
                         error = error.chain(),
@@ -340,7 +357,7 @@ impl WriteBack {
                         o.fenced = true;
                         o.error = Some(Arc::new(error));
                     });
-                    return false;
+                    return Ended::Fenced;
                 }
                 kind if kind.is_transient() => {
                     tracing::warn!(
@@ -349,26 +366,83 @@ impl WriteBack {
                     );
                     self.outcome
                         .send_modify(|o| o.error = Some(Arc::new(error)));
-                    RETRY_UNREACHABLE
+                    self.pause(RETRY_UNREACHABLE).await;
                 }
-                _ => {
-                    tracing::error!(error = error.chain(), retry_in = ?pause, "a commit failed; its writes are kept");
-                    self.outcome.send_modify(|o| {
-                        o.failures += 1;
-                        o.error = Some(Arc::new(error));
-                    });
-                    let this = pause;
-                    pause = (pause * 2).min(RETRY_FAILED_MAX);
-                    this
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                // Somebody wants the data stored now: no use in waiting out the pause.
-                () = self.wake.notified() => {}
+                _ => self.pause_after_failure(error, &mut pause).await,
             }
         }
     }
+
+    /// Puts a sealed epoch back under the open one, as if it had never been sealed.
+    fn take_back(&self, sealed: Arc<Sealed>) {
+        let mut state = self.state.write();
+        state.sealed = None;
+        let newer = std::mem::replace(&mut state.open, sealed.into_epoch());
+        state.open.append(newer);
+        // There was a reason to seal it, and that is still there.
+        state.wanted = state.wanted.max(state.open_number);
+    }
+
+    /// Waits until no partly written block is known to be damaged below.
+    async fn wait_until_completable(&self) {
+        let mut pause = RETRY_FAILED;
+        let mut first = BlockIndex(0);
+        while let Some((index, error)) = self.incompletable(first).await {
+            // The next look begins where this one ended, so that it costs one request.
+            first = index;
+            self.pause_after_failure(error, &mut pause).await;
+        }
+    }
+
+    /// A block, looked for from `first` on and then from the start, that is written in part and damaged below.
+    async fn incompletable(&self, first: BlockIndex) -> Option<(BlockIndex, Error)> {
+        let geometry = self.reader.store().geometry();
+        let mut partly: Vec<BlockIndex> = {
+            let state = self.state.read();
+            let open = &state.open;
+            open.blocks()
+                .filter(|index| open.needs_below(*index, geometry))
+                .collect()
+        };
+        let before = partly.partition_point(|index| *index < first);
+        partly.rotate_left(before);
+        for index in partly {
+            match sealed::base(&self.reader, index).await {
+                Err(error) if error.kind() == ErrorKind::Damaged => return Some((index, error)),
+                // Whatever else is wrong is the next commit's to deal with.
+                _ => {}
+            }
+        }
+        None
+    }
+
+    async fn pause_after_failure(&self, error: Error, pause: &mut Duration) {
+        tracing::error!(error = error.chain(), retry_in = ?pause, "a commit failed; its writes are kept");
+        self.outcome.send_modify(|o| {
+            o.failures += 1;
+            o.error = Some(Arc::new(error));
+        });
+        self.pause(*pause).await;
+        *pause = (*pause * 2).min(RETRY_FAILED_MAX);
+    }
+
+    /// Waits, but no longer than until somebody wants the data stored now.
+    async fn pause(&self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.wake.notified() => {}
+        }
+    }
+}
+
+/// How the way of a sealed epoch ended.
+enum Ended {
+    /// In the store.
+    Committed,
+    /// It is the older part of the open epoch again.
+    TakenBack,
+    /// The session has lost the disk.
+    Fenced,
 }
 
 fn closed() -> Error {

@@ -53,10 +53,19 @@ pub trait BlockStore: Send + Sync + std::fmt::Debug {
     /// map names the new versions. Answers the commit's number.
     ///
     /// # Errors
-    /// On an error the state is unchanged, as far as anyone can tell, and the caller calls again with the *same* changes, or never
-    /// again: blocks that the failed call has stored are not stored again. (The commit may still land: the next call finds out.)
-    /// `Fenced` is final. Others may be mended or pass: every kind but `Fenced` may be tried again.
+    /// On an error the state is unchanged, as far as anyone can tell, and the caller calls again with the *same* changes, unless
+    /// it gives them up first ([`BlockStore::give_up`]): blocks that the failed call has stored are not stored again. (The commit
+    /// may still land: the next call finds out.) `Fenced` is final. Others may be mended or pass: every kind but `Fenced` may be
+    /// tried again.
     async fn commit(&self, changes: Arc<dyn Changes>) -> Result<Seq>;
+
+    /// Ends a commit that has failed, so that the next one may carry other changes: what it has stored never becomes visible,
+    /// not even through requests of it that arrive late. `false` where it may have landed already: then only
+    /// [`BlockStore::commit`] with the same changes can find out. `true` also where no commit has failed.
+    ///
+    /// # Errors
+    /// Those of [`BlockStore::commit`]; the commit is then as unfinished as before.
+    async fn give_up(&self) -> Result<bool>;
 
     /// Ends the session: what it left to do is done, what it held is free for others. The last call. Nothing committed depends on it.
     ///
@@ -92,7 +101,8 @@ pub trait Changes: Send + Sync {
     fn holes(&self) -> Vec<Range<BlockIndex>>;
 
     /// The content of one of [`Changes::blocks`]; `None` where it has become all zero, and so is a hole. May have to read the base
-    /// of a partly written block from the store, and fails as that does.
+    /// of a partly written block from the store, and fails as that does: `Damaged` means that these changes cannot be
+    /// completed for as long as that block is damaged.
     async fn block(&self, index: BlockIndex) -> Result<Option<Block>>;
 
     /// Tells that a block's content is durable under a version (which the map may not name yet), so that it can be cached.

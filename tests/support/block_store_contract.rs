@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bucketdisk::block::{Block, BlockIndex, Seq};
-use bucketdisk::error::Result;
+use bucketdisk::error::{Error, ErrorKind, Result};
 use bucketdisk::store::{BlockStore, Changes, ReadError};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -84,6 +84,7 @@ pub async fn check(fresh: impl AsyncFn() -> Arc<dyn Home>) {
     a_block_of_zeros_becomes_a_hole(&*fresh().await.mount().await).await;
     an_old_version_is_stale_not_damaged(&*fresh().await.mount().await).await;
     stored_blocks_are_told_with_their_version(&*fresh().await.mount().await).await;
+    a_commit_that_was_given_up_leaves_nothing_behind(&*fresh().await).await;
     what_is_committed_survives_release(&*fresh().await).await;
 }
 
@@ -164,6 +165,73 @@ async fn stored_blocks_are_told_with_their_version(store: &dyn BlockStore) {
         })
         .to_vec();
     assert_eq!(told, expected);
+}
+
+/// Changes of which one block cannot be had.
+struct Incomplete {
+    given: Arc<Given>,
+    missing: BlockIndex,
+}
+
+#[async_trait]
+impl Changes for Incomplete {
+    fn blocks(&self) -> Vec<BlockIndex> {
+        self.given.blocks()
+    }
+
+    fn holes(&self) -> Vec<Range<BlockIndex>> {
+        self.given.holes()
+    }
+
+    async fn block(&self, index: BlockIndex) -> Result<Option<Block>> {
+        if index == self.missing {
+            return Err(Error::new(ErrorKind::Damaged, "the block below is damaged"));
+        }
+        self.given.block(index).await
+    }
+
+    fn stored(&self, index: BlockIndex, version: Seq, block: &Block) {
+        self.given.stored(index, version, block);
+    }
+}
+
+async fn a_commit_that_was_given_up_leaves_nothing_behind(home: &dyn Home) {
+    let store = home.mount().await;
+    assert!(store.give_up().await.expect("there is nothing to give up"));
+    store
+        .commit(given(&[(1, 1), (2, 2), (3, 3)], &[]))
+        .await
+        .expect("commits");
+    let incomplete = Incomplete {
+        given: given(&[(1, 7), (2, 0), (9, 7), (10, 7)], &[(3, 4)]),
+        missing: BlockIndex(10),
+    };
+    let error = store
+        .commit(Arc::new(incomplete))
+        .await
+        .expect_err("cannot be completed");
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    assert!(store.give_up().await.expect("gives up"));
+    let is_as_before = async |store: &dyn BlockStore| {
+        for (index, fill) in [(1, 1), (2, 2), (3, 3), (9, 0), (10, 0)] {
+            assert_eq!(first_byte(store, index).await, fill, "block {index}");
+        }
+    };
+    is_as_before(&*store).await;
+    // The same block again with other content, and one that is in no other commit.
+    store
+        .commit(given(&[(1, 8), (11, 4)], &[]))
+        .await
+        .expect("commits");
+    assert_eq!(first_byte(&*store, 1).await, 8);
+    store.commit(given(&[(1, 1)], &[])).await.expect("commits");
+    is_as_before(&*store).await;
+    store.release().await.expect("releases");
+    drop(store);
+    let store = home.mount().await;
+    is_as_before(&*store).await;
+    assert_eq!(first_byte(&*store, 11).await, 4);
+    store.release().await.expect("releases");
 }
 
 async fn what_is_committed_survives_release(home: &dyn Home) {

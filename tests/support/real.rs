@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use super::s3_server::S3Server;
 
 /// Whether real mounts can be made here. Says loudly that a test is skipped where not; where `CI` is set that is an error.
 pub fn can_mount(test: &str) -> bool {
@@ -353,4 +356,41 @@ pub fn assert_same_tree(one: &Path, other: &Path) {
         ])
         .arg(one)
         .arg(other));
+}
+
+/// A machine with a bucket in a directory, and that bucket's URL.
+pub fn with_directory() -> (Machine, String) {
+    let machine = Machine::new();
+    let bucket = machine.path().join("bucket");
+    fs::create_dir(&bucket).expect("a folder");
+    let url = format!("file://{}", bucket.display());
+    (machine, url)
+}
+
+/// Reads a part of the image.
+pub fn read_at(mount: &Mount<'_>, offset: u64, len: usize) -> Vec<u8> {
+    let mut buf = vec![0; len];
+    fs::File::open(mount.image())
+        .and_then(|f| f.read_exact_at(&mut buf, offset))
+        .expect("reads");
+    buf
+}
+
+pub fn write_at(mount: &Mount<'_>, offset: u64, data: &[u8], sync: bool) {
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(mount.image())
+        .expect("opens");
+    file.write_all_at(data, offset).expect("writes");
+    if sync {
+        file.sync_all().expect("syncs");
+    }
+}
+
+pub fn machine_for(server: &S3Server) -> Machine {
+    let variables = server.variables();
+    let machine = Machine::new().with("AWS_ENDPOINT_URL", &server.endpoint());
+    variables
+        .iter()
+        .fold(machine, |machine, (name, value)| machine.with(name, value))
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::Changes;
 
 use super::checkpoint::Garbage;
-use super::mount::next_number;
+use super::mount::{host_name, next_number};
 use super::objects::RecordPut;
 use super::record::{Record, RecordBody};
 use super::upkeep::{CHECKPOINT_EVERY, GRACE};
@@ -36,6 +36,7 @@ impl VersionedStore {
             Some(attempt) => attempt,
             none => none.insert(Attempt {
                 seq: next_number(head)?,
+                sent: Default::default(),
                 done: Default::default(),
                 record: None,
             }),
@@ -59,6 +60,45 @@ impl VersionedStore {
         Ok(seq)
     }
 
+    /// Gives an unfinished commit up by putting a claim of this very session on its number. Blocks of it may be stored, and requests
+    /// for more of them on their way, under that number; a claim is kept for good, and no block has a claim's number as its
+    /// version, so that not even a listing of the blocks ever takes one of them for a block of the disk. (A heartbeat would be
+    /// pruned one day.)
+    pub(super) async fn give_up_commit(&self) -> Result<bool> {
+        let mut log = self.log.lock().await;
+        self.begin_record(&mut log).await?;
+        match &log.attempt {
+            None => return Ok(true),
+            Some(attempt) if attempt.record.is_some() => return Ok(false),
+            Some(_) => {}
+        }
+        let claim = RecordBody::Claim {
+            host: host_name(),
+            pid: std::process::id(),
+            took_over: None,
+        };
+        self.write_record(&mut log, claim).await?;
+        self.end_given_up(&mut log);
+        Ok(true)
+    }
+
+    /// Ends the unfinished commit if its number is taken, by this session's claim: what it has sent is garbage.
+    fn end_given_up(&self, log: &mut LogEnd) {
+        let mut view = self.view.write();
+        let Some(attempt) = log.attempt.take_if(|attempt| attempt.seq <= view.head) else {
+            return;
+        };
+        let zero = |index: &BlockIndex| attempt.done.get(index) == Some(&false);
+        let sent = attempt.sent.iter().filter(|index| !zero(index));
+        let left = sent.map(|index| Garbage {
+            index: *index,
+            version: attempt.seq,
+            superseded_by: attempt.seq,
+        });
+        let due = Instant::now() + GRACE;
+        view.garbage.entry(due).or_default().extend(left);
+    }
+
     /// To be called before a record is written: this session has not been fenced, as far as can be known, and no earlier
     /// record is in doubt.
     pub(super) async fn begin_record(&self, log: &mut LogEnd) -> Result<()> {
@@ -66,6 +106,7 @@ impl VersionedStore {
         if let Some((record, object)) = &log.pending {
             self.append(record, object).await?;
             log.pending = None;
+            self.end_given_up(log);
         }
         Ok(())
     }
@@ -127,6 +168,7 @@ impl VersionedStore {
         loop {
             while failure.is_none() && running.len() < self.requests {
                 let Some(index) = left.pop() else { break };
+                attempt.sent.insert(index);
                 running.spawn(store_block(
                     self.objects.clone(),
                     Arc::clone(changes),
@@ -189,12 +231,16 @@ impl VersionedStore {
 
     /// The record that follows the head, and its bytes.
     fn next_record(&self, seq: Seq, body: RecordBody) -> (Record, bytes::Bytes) {
+        let (claim, previous) = {
+            let view = self.view.read();
+            (view.claim, view.digest)
+        };
         let record = Record {
             seq,
             session: self.session,
-            claim: self.claim,
+            claim,
             nonce: rand::random(),
-            previous: self.view.read().digest,
+            previous,
             time: SystemTime::now(),
             body,
         };
@@ -238,7 +284,9 @@ impl VersionedStore {
                 .or_default()
                 .extend(superseded);
         }
-        if !record.is_claim() {
+        if record.is_claim() {
+            view.claim = record.seq;
+        } else {
             view.unpruned.push(record.seq);
         }
         view.head = record.seq;

@@ -6,7 +6,8 @@
 //! *Commit n* (`commit`): every changed block is put under the version n and acknowledged; only then `log/n` is put,
 //! create-if-absent. Were the record first, a crash would leave a map that names blocks that are not there. A lost answer is
 //! resolved by reading `log/n` back: the same bytes mean done, other bytes mean that another session has the disk. Superseded versions
-//! are deleted after the record is acknowledged, and then some minutes later (`upkeep`), never before: until then they are the disk.
+//! are deleted after the record is acknowledged, and then some minutes later (`upkeep`), never before: until then they are the disk. A commit that
+//! cannot be completed is given up by a claim of the same session on its number, so that no late request of it is ever taken for a block.
 //!
 //! *Mount for writing* (`mount`, `load`): (1) a first look finds the highest number h and who holds the disk; (2) a claim is put at
 //! h+1, create-if-absent: whoever writes with a head of h or less cannot commit any more, since its next number is taken;

@@ -138,7 +138,7 @@ impl VersionedStore {
                 head: view.digest,
                 last: LastSession {
                     session: self.session,
-                    claim: self.claim,
+                    claim: view.claim,
                     released: false,
                     host: host_name(),
                     pid: std::process::id(),

@@ -3,7 +3,7 @@
 //! `commit` and `upkeep` hold the rest of what it does. Two locks: `log` is held by whoever writes a record (a commit, a
 //! heartbeat, the release) for as long as that takes; `view` guards the map and is only ever held for an instant. `log` is taken first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -43,8 +43,6 @@ pub(super) struct Start {
 pub struct VersionedStore {
     pub(super) objects: Objects,
     pub(super) session: SessionId,
-    /// The number of this session's claim; 0 for a read-only mount.
-    pub(super) claim: Seq,
     /// Blocks of a commit that are stored at once.
     pub(super) requests: usize,
     label: String,
@@ -66,6 +64,8 @@ pub(super) struct View {
     /// The number of that record, and its digest.
     pub(super) head: Seq,
     pub(super) digest: Digest,
+    /// The number of this session's newest claim; 0 for a read-only mount.
+    pub(super) claim: Seq,
     /// Superseded objects by when they may be deleted.
     pub(super) garbage: BTreeMap<Instant, Vec<Garbage>>,
     /// Records up to `head` that are not claims and may still exist.
@@ -80,9 +80,11 @@ pub(super) struct View {
 /// The right to write the next record; held by one task at a time.
 #[derive(Debug)]
 pub(super) struct LogEnd {
-    /// A commit that has begun and is not acknowledged. Its number is taken: nothing else may be written before it is.
+    /// A commit that has begun and is not acknowledged. Its number is taken: nothing else may be written before it is, but the
+    /// claim that gives it up.
     pub(super) attempt: Option<Attempt>,
-    /// A heartbeat or a release of which it is not known whether it is in the log: it is put again before anything else.
+    /// A heartbeat, a release, or a claim that gives the attempt up, of which it is not known whether it is in the log: it is put
+    /// again before anything else.
     pub(super) pending: Option<(Record, Bytes)>,
     /// When this session last wrote a record, by both clocks: one stands still while the machine sleeps, the other may be set.
     pub(super) last_record: (Instant, SystemTime),
@@ -92,6 +94,8 @@ pub(super) struct LogEnd {
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) seq: Seq,
+    /// Blocks that may be stored under that number.
+    pub(super) sent: BTreeSet<BlockIndex>,
     /// Blocks that are durable (`true`), or turned out to be all zero (`false`).
     pub(super) done: BTreeMap<BlockIndex, bool>,
     /// The record, once all blocks are: the same bytes for every try.
@@ -129,7 +133,6 @@ impl VersionedStore {
         let store = Arc::new(VersionedStore {
             objects,
             session: options.session,
-            claim: if read_only { Seq(0) } else { replay.seq },
             requests: options.requests.max(1),
             label: superblock.label,
             read_only,
@@ -137,6 +140,7 @@ impl VersionedStore {
                 map: replay.map,
                 head: replay.seq,
                 digest: replay.digest,
+                claim: if read_only { Seq(0) } else { replay.seq },
                 garbage,
                 unpruned: replay.unpruned,
                 checkpoint,
@@ -237,6 +241,10 @@ impl BlockStore for VersionedStore {
 
     async fn commit(&self, changes: Arc<dyn Changes>) -> Result<Seq> {
         self.commit_changes(changes).await
+    }
+
+    async fn give_up(&self) -> Result<bool> {
+        self.give_up_commit().await
     }
 
     async fn release(&self) -> Result<()> {
