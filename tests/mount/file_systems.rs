@@ -3,33 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::real::{Machine, assert_same_tree, can_mount, machine_for, make_tree, run, sh};
+use crate::support::kinds::{BTRFS, EXT4, Kind, XFS};
+use crate::support::real::{Machine, assert_same_tree, can_mount, make_tree, run, sh};
 use crate::support::s3_server::S3Server;
-
-/// A file system: how it is made, checked without changing anything, and the options it is mounted with.
-struct Kind {
-    make: &'static str,
-    check: &'static str,
-    options: &'static str,
-}
-
-const EXT4: Kind = Kind {
-    make: "mkfs.ext4 -q",
-    check: "fsck.ext4 -fn",
-    options: "noatime",
-};
-
-const XFS: Kind = Kind {
-    make: "mkfs.xfs -q",
-    check: "xfs_repair -n",
-    options: "noatime,nouuid",
-};
-
-const BTRFS: Kind = Kind {
-    make: "mkfs.btrfs -q",
-    check: "btrfs check --readonly",
-    options: "noatime",
-};
 
 /// Make a disk, put a file system and a tree on it, take all down, and find every byte on what only the bucket holds.
 fn round_trip(machine: &Machine, url: &str, kind: &Kind, loop_options: &[&str]) {
@@ -85,7 +61,7 @@ fn on_s3(kind: &Kind, loop_options: &[&str]) {
     let server = S3Server::start();
     server.make_bucket("bucket");
     round_trip(
-        &machine_for(&server),
+        &server.machine(),
         "s3://bucket/some/where",
         kind,
         loop_options,

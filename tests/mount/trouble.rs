@@ -5,8 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use crate::support::real::{
-    FileSystem, Machine, can_mount, machine_for, read_at, run, sh, wait_for, with_directory,
-    write_at,
+    FileSystem, Machine, can_mount, read_at, run, sh, wait_for, with_directory, write_at,
 };
 use crate::support::s3_server::S3Server;
 
@@ -17,7 +16,7 @@ fn a_store_that_goes_away_for_a_while_costs_nothing_but_time() {
     }
     let mut server = S3Server::start();
     server.make_bucket("bucket");
-    let machine = machine_for(&server);
+    let machine = server.machine();
     let url = "s3://bucket".to_owned();
     let disk = machine.mount(
         &url,
@@ -153,7 +152,7 @@ fn an_s3_store_that_refuses_is_told_in_one_line() {
     let mut server = S3Server::start();
     server.make_bucket("bucket");
     let url = "s3://bucket/disk";
-    let machine = machine_for(&server);
+    let machine = server.machine();
     refused(
         &machine,
         &["info", url],
@@ -182,7 +181,7 @@ fn an_s3_store_that_refuses_is_told_in_one_line() {
         &["s3://bucket/disk/other"],
     );
 
-    let stranger = machine_for(&server).with("AWS_SECRET_ACCESS_KEY", "wrong");
+    let stranger = server.machine().with("AWS_SECRET_ACCESS_KEY", "wrong");
     refused(&stranger, &["info", url], 7, &["SignatureDoesNotMatch"]);
     let nobody = Machine::new()
         .with("AWS_ENDPOINT_URL", &server.endpoint())

@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
-
-use super::s3_server::S3Server;
 
 /// Whether real mounts can be made here. Says loudly that a test is skipped where not; where `CI` is set that is an error.
 pub fn can_mount(test: &str) -> bool {
@@ -191,12 +191,22 @@ impl Mount<'_> {
 
     /// Kills the daemon as `kill -9` does, and takes the dead mount away.
     pub fn kill(self) {
-        let pid = rustix::process::Pid::from_raw(self.pid()).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kills");
-        wait_for("the daemon to be dead", || {
-            !Path::new(&format!("/proc/{}/fd", pid.as_raw_nonzero())).exists() || is_zombie(pid)
-        });
-        run(Command::new("umount").arg("--lazy").arg(&self.directory));
+        self.daemon().kill();
+        self.clear_away();
+    }
+
+    /// The process that serves the mount, to be killed without asking it anything any more.
+    pub fn daemon(&self) -> Daemon {
+        let pid = Pid::from_raw(self.pid()).expect("a pid");
+        let descriptor = pidfd_open(pid, PidfdFlags::empty()).expect("it lives");
+        Daemon { pid, descriptor }
+    }
+
+    /// Takes away what a dead daemon has left mounted, if anything.
+    pub fn clear_away(self) {
+        if self.is_mounted() {
+            run(Command::new("umount").arg("--lazy").arg(&self.directory));
+        }
     }
 
     /// Attaches the image to a loop device.
@@ -211,9 +221,30 @@ impl Mount<'_> {
     }
 }
 
-fn is_zombie(pid: rustix::process::Pid) -> bool {
-    fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))
-        .map_or(true, |stat| stat.contains(") Z "))
+/// The process of a daemon; another that gets its number later is not taken for it.
+#[derive(Debug)]
+pub struct Daemon {
+    pid: Pid,
+    descriptor: OwnedFd,
+}
+
+impl Daemon {
+    /// Kills it as `kill -9` does and waits until it is dead. Answers whether it still lived.
+    pub fn kill(&self) -> bool {
+        let lived = !self.is_dead();
+        // It may have ended by itself.
+        let _ = pidfd_send_signal(&self.descriptor, Signal::KILL);
+        wait_for("the daemon to be dead", || self.is_dead());
+        lived
+    }
+
+    fn is_dead(&self) -> bool {
+        !Path::new(&format!("/proc/{}/fd", self.pid)).exists() || is_zombie(self.pid)
+    }
+}
+
+fn is_zombie(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
 }
 
 impl Drop for Mount<'_> {
@@ -385,12 +416,4 @@ pub fn write_at(mount: &Mount<'_>, offset: u64, data: &[u8], sync: bool) {
     if sync {
         file.sync_all().expect("syncs");
     }
-}
-
-pub fn machine_for(server: &S3Server) -> Machine {
-    let variables = server.variables();
-    let machine = Machine::new().with("AWS_ENDPOINT_URL", &server.endpoint());
-    variables
-        .iter()
-        .fold(machine, |machine, (name, value)| machine.with(name, value))
 }

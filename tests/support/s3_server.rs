@@ -16,9 +16,12 @@ use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use rustix::process::{Pid, Signal, kill_process};
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
+
+use super::real::Machine;
 
 /// The access key that the server knows.
 pub const ACCESS_KEY: &str = "AKIDBUCKETDISKTEST";
@@ -78,6 +81,14 @@ impl S3Server {
         Environment::fixed(None, self.variables())
     }
 
+    /// A machine whose program reaches this server.
+    pub fn machine(&self) -> Machine {
+        self.variables().iter().fold(
+            Machine::new().with("AWS_ENDPOINT_URL", &self.endpoint()),
+            |machine, (name, value)| machine.with(name, value),
+        )
+    }
+
     /// The options that lead a client here.
     pub fn connection(&self) -> Connection {
         Connection {
@@ -92,6 +103,21 @@ impl S3Server {
             process.kill().expect("kill the server");
             process.wait().expect("wait for the server");
         }
+    }
+
+    /// Stops the server in its tracks: connections are accepted, requests taken, and nothing is answered.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Ends a pause: what was asked meanwhile is answered now.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("the server runs");
+        kill_process(Pid::from_child(process), signal).expect("signals");
     }
 
     /// Ends an outage.
