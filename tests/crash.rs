@@ -1,0 +1,161 @@
+//! The daemon is killed at random moments of a real mount, with ext4, XFS and btrfs under writers, `cp -a` and fio. After each kill the
+//! bucket alone is mounted as another machine would mount it; the file system replays its journal, its checker finds nothing, and
+//! everything in it is as it was at an earlier moment, as exactly as that file system promises (see `crash/history.rs`); a part of
+//! the disk without a file system is exactly as it was at one instant (see `crash/raw.rs`).
+//!
+//! Nine kills, or as many as `BUCKETDISK_KILLS` says; `scripts/crash` makes 200. `BUCKETDISK_CRASH_SEED` repeats what is done with
+//! which options, and not when exactly a kill falls: that is up to the machine.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use bucket::Bucket;
+use life::Life;
+use support::kinds::{BTRFS, EXT4, Kind, XFS};
+use support::real::{can_mount, make_tree};
+use tally::Tally;
+
+#[path = "crash/bucket.rs"]
+mod bucket;
+#[path = "crash/content.rs"]
+mod content;
+#[path = "crash/history.rs"]
+mod history;
+#[path = "crash/life.rs"]
+mod life;
+#[path = "crash/moment.rs"]
+mod moment;
+#[path = "crash/others.rs"]
+mod others;
+#[path = "crash/pulse.rs"]
+mod pulse;
+#[path = "crash/raw.rs"]
+mod raw;
+#[path = "crash/stamps.rs"]
+mod stamps;
+mod support;
+#[path = "crash/tally.rs"]
+mod tally;
+#[path = "crash/writer.rs"]
+mod writer;
+
+/// Kills that one disk goes through before another is made.
+const KILLS_OF_A_DISK: u32 = 8;
+
+#[test]
+fn s3_server_process() {
+    support::s3_server::serve_if_asked();
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().expect("a number"))
+}
+
+/// A tree to copy, of some 5 MiB.
+fn tree() -> tempfile::TempDir {
+    let tree = tempfile::tempdir().expect("a folder");
+    make_tree(tree.path(), 3);
+    std::fs::remove_file(tree.path().join("big")).expect("is removed");
+    for folder in 4..12 {
+        std::fs::remove_dir_all(tree.path().join(format!("folder {folder}"))).expect("is removed");
+    }
+    tree
+}
+
+/// Where what a violation has left is kept.
+fn evidence(kind: &Kind, seed: u64, disk: u64) -> PathBuf {
+    let name = format!("crash-{seed}-{}-{disk}", kind.name);
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+/// Kills so many daemons under one kind of file system.
+fn kills(kind: &'static Kind, kills: u32, seed: u64, source: &Path) -> Tally {
+    let mut tally = Tally::default();
+    for disk in 0.. {
+        if tally.kills >= kills {
+            break;
+        }
+        let (bucket, machine) = Bucket::new((seed + disk) % 4 == 3);
+        let some = (kills - tally.kills).min(KILLS_OF_A_DISK);
+        let seed_of_disk = seed.wrapping_mul(1000).wrapping_add(disk);
+        let life = AssertUnwindSafe(|| {
+            Life::run(
+                kind,
+                &machine,
+                &bucket,
+                source,
+                seed_of_disk,
+                some,
+                &mut tally,
+            )
+        });
+        let wrong = match catch_unwind(life) {
+            Ok(Ok(())) => continue,
+            Ok(Err(wrong)) => wrong,
+            Err(_) => "a panic, see above".to_owned(),
+        };
+        let kept = evidence(kind, seed, disk);
+        std::fs::create_dir_all(&kept).expect("a folder");
+        bucket.keep(&kept);
+        std::fs::write(kept.join("log"), machine.log()).expect("the log is kept");
+        let (at, last) = (tally.kills, tally.last);
+        tally.violations.push(format!(
+            "{} on {}, disk {disk}, after {at} kills, the last {last}: {wrong}; bucket and log are in {}",
+            kind.name,
+            bucket.store(),
+            kept.display()
+        ));
+        println!("VIOLATION {}", tally.violations[tally.violations.len() - 1]);
+        if tally.violations.len() > 3 {
+            break;
+        }
+    }
+    tally
+}
+
+#[test]
+fn after_kill_9_the_bucket_alone_has_an_earlier_state_of_every_file() {
+    if !can_mount("after_kill_9_the_bucket_alone_has_an_earlier_state_of_every_file") {
+        return;
+    }
+    let wanted = number("BUCKETDISK_KILLS").unwrap_or(9);
+    let seed = number("BUCKETDISK_CRASH_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    println!("seed {seed}");
+    let (tree, begun) = (tree(), Instant::now());
+    let mut total = Tally::default();
+    let mut each = Vec::new();
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = [&EXT4, &XFS, &BTRFS]
+            .into_iter()
+            .zip(0..)
+            .map(|(kind, place)| {
+                let share = u32::try_from((wanted + 2 - place) / 3).expect("so many");
+                let source = tree.path();
+                scope.spawn(move || (kind, kills(kind, share, seed + place, source)))
+            })
+            .collect();
+        for run in runs {
+            let (kind, tally) = run.join().expect("violations are no panics");
+            each.push(format!("{} {}", kind.name, tally.kills));
+            total.add(tally);
+        }
+    });
+    println!("kills {}", total.moments());
+    println!(
+        "crash: {} kills ({}; {} left a commit unfinished), seed {seed}, {} records, {} flushes acknowledged, {} s, {} violations",
+        total.kills,
+        each.join(", "),
+        total.unfinished,
+        total.commits,
+        total.acknowledged,
+        begun.elapsed().as_secs(),
+        total.violations.len()
+    );
+    assert!(
+        total.violations.is_empty(),
+        "again (the same steps, kills at other instants): BUCKETDISK_CRASH_SEED={seed} BUCKETDISK_KILLS={wanted} cargo test --test crash\n{}",
+        total.violations.join("\n")
+    );
+}
