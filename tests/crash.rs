@@ -20,12 +20,16 @@ use tally::Tally;
 mod bucket;
 #[path = "crash/content.rs"]
 mod content;
+#[path = "crash/entries.rs"]
+mod entries;
 #[path = "crash/history.rs"]
 mod history;
 #[path = "crash/life.rs"]
 mod life;
 #[path = "crash/moment.rs"]
 mod moment;
+#[path = "crash/oracle.rs"]
+mod oracle;
 #[path = "crash/others.rs"]
 mod others;
 #[path = "crash/pulse.rs"]

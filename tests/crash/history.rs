@@ -10,18 +10,22 @@
 //!
 //! Names: ext4 and XFS log their changes in the order in which they were made, so the names after a crash are those of *one* moment,
 //! not before the last one that was made durable. btrfs promises that of a sync only: fsync writes the one file's names ahead of the
-//! others, so each name is what it was at *a* moment since it was made durable, and a file that was made durable is where it was
-//! then or later.
+//! others, so each entry of a folder is what it was at *a* moment since it was made durable, and a file that was made durable is where it
+//! was then or later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::content::Content;
+use crate::entries::Entries;
 
-/// A name's meaning.
+/// Changes that are shown where something is wrong.
+const SHOWN: usize = 60;
+
+/// A name's meaning: a folder or file by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Node {
-    Folder,
+    Folder(u32),
     File(u32),
 }
 
@@ -53,14 +57,12 @@ pub struct History {
     base: Names,
     now: Names,
     changes: Vec<Change>,
-    /// This many changes are durable...
+    /// This many changes are durable.
     durable: usize,
-    /// ... and as far as these names go, this many.
-    durable_names: BTreeMap<String, usize>,
-    /// Files that were made durable, with the number of changes at their last name.
-    held: BTreeMap<u32, usize>,
+    /// Where names come back each by itself: what counts there.
+    entries: Entries,
     files: BTreeMap<u32, Content>,
-    next_file: u32,
+    last_number: u32,
 }
 
 /// The folder that a path is in.
@@ -96,18 +98,17 @@ fn apply(names: &mut Names, change: &Change) {
 }
 
 impl History {
-    /// Of an empty folder. `first_file` is the first number that files get.
-    pub fn new(ordered: bool, first_file: u32) -> History {
+    /// Of an empty folder. Files and folders get numbers beyond `after`.
+    pub fn new(ordered: bool, after: u32) -> History {
         History {
             ordered,
             base: Names::new(),
             now: Names::new(),
             changes: Vec::new(),
             durable: 0,
-            durable_names: BTreeMap::new(),
-            held: BTreeMap::new(),
+            entries: Entries::default(),
             files: BTreeMap::new(),
-            next_file: first_file,
+            last_number: after,
         }
     }
 
@@ -121,13 +122,20 @@ impl History {
     }
 
     pub fn new_file(&mut self) -> u32 {
-        self.next_file += 1;
-        self.files.insert(self.next_file, Content::default());
-        self.next_file
+        let file = self.number();
+        self.files.insert(file, Content::default());
+        file
+    }
+
+    /// A number that nothing has yet.
+    pub fn number(&mut self) -> u32 {
+        self.last_number += 1;
+        self.last_number
     }
 
     /// A change of names is about to be made.
     pub fn change(&mut self, change: Change) {
+        self.entries.change(&self.now, &change);
         apply(&mut self.now, &change);
         self.changes.push(change.clone());
         if let Change::Make(path, _) | Change::Move(_, path) = change
@@ -156,42 +164,25 @@ impl History {
         let content = self.file(file);
         content.settle();
         let named = content.named;
-        match self.ordered {
-            true => self.durable = self.durable.max(named),
-            false => {
-                self.held.insert(file, named.max(self.durable));
-            }
-        }
+        self.durable = self.durable.max(named);
+        self.entries.file_synced(file, named);
     }
 
     /// An fsync of a folder has been acknowledged.
     pub fn folder_synced(&mut self, folder: &str) {
-        if self.ordered {
-            let in_it = |change: &Change| match change {
-                Change::Make(path, _) | Change::Remove(path) => parent(path) == folder,
-                Change::Move(from, to) => parent(from) == folder || parent(to) == folder,
-            };
-            let last = self.changes.iter().rposition(in_it).map_or(0, |at| at + 1);
-            self.durable = self.durable.max(last);
-            return;
-        }
-        let changed = self.changes.iter().flat_map(|change| match change {
-            Change::Make(path, _) | Change::Remove(path) => vec![path],
-            Change::Move(from, to) => vec![from, to],
-        });
-        let paths: BTreeSet<&String> = self.base.keys().chain(changed).collect();
-        for path in paths {
-            if parent(path) == folder {
-                self.durable_names.insert(path.clone(), self.changes.len());
-            }
-        }
+        let in_it = |change: &Change| match change {
+            Change::Make(path, _) | Change::Remove(path) => parent(path) == folder,
+            Change::Move(from, to) => parent(from) == folder || parent(to) == folder,
+        };
+        let last = self.changes.iter().rposition(in_it).map_or(0, |at| at + 1);
+        self.durable = self.durable.max(last);
+        self.entries.folder_synced(&self.now, folder);
     }
 
     /// A sync of everything has been acknowledged.
     pub fn all_synced(&mut self) {
         self.durable = self.changes.len();
-        self.durable_names.clear();
-        self.held.clear();
+        self.entries.all_synced();
         self.files.values_mut().for_each(Content::settle);
     }
 
@@ -200,29 +191,41 @@ impl History {
     /// # Errors
     /// What the file system had promised otherwise.
     pub fn check(&mut self, found: &BTreeMap<String, Found>) -> Result<(), String> {
-        let numbered = match self.ordered {
-            true => self.one_moment(found)?,
-            false => self.each_name(found)?,
+        let fits = |named: Option<&Node>, found: Option<&Found>| self.fits(named, found);
+        let names = match self.ordered {
+            true => self.one_moment(found),
+            false => self.entries.check(found, fits),
         };
-        *self = History::new(self.ordered, self.next_file);
+        let names = names.map_err(|error| {
+            let last = self.changes.len().saturating_sub(SHOWN);
+            format!(
+                "{error}; the changes from {last} on: {:?}",
+                &self.changes[last..]
+            )
+        })?;
+        self.files.clear();
+        self.base.clear();
         for (path, what) in found {
-            let Found::File(_, sectors) = what else {
-                self.base.insert(path.clone(), Node::Folder);
-                continue;
+            let node = match what {
+                Found::Folder => names.get(path).copied(),
+                // An empty file may be any: from here on it is one of its own.
+                Found::File(number, _) => number.map(Node::File),
             };
-            let file = match numbered.get(path) {
-                Some(file) => *file,
-                None => self.new_file(),
-            };
-            self.files.insert(file, Content::new(sectors.clone()));
-            self.base.insert(path.clone(), Node::File(file));
+            let node = node.unwrap_or_else(|| Node::File(self.number()));
+            if let (Node::File(file), Found::File(_, sectors)) = (node, what) {
+                self.files.insert(file, Content::new(sectors.clone()));
+            }
+            self.base.insert(path.clone(), node);
         }
-        self.now = self.base.clone();
+        self.now.clone_from(&self.base);
+        self.entries = Entries::new(&self.base);
+        self.changes.clear();
+        self.durable = 0;
         Ok(())
     }
 
-    /// Looks for the moment whose names were found; answers the files' numbers.
-    fn one_moment(&self, found: &BTreeMap<String, Found>) -> Result<BTreeMap<String, u32>, String> {
+    /// Looks for the moment whose names were found; answers these.
+    fn one_moment(&self, found: &BTreeMap<String, Found>) -> Result<Names, String> {
         let mut names = self.base.clone();
         let mut nearest: Option<(usize, String)> = None;
         for at in 0..=self.changes.len() {
@@ -243,7 +246,7 @@ impl History {
                 })
                 .collect();
             if wrong.is_empty() {
-                return Ok(files(&names));
+                return Ok(names);
             }
             if nearest
                 .as_ref()
@@ -261,76 +264,10 @@ impl History {
         ))
     }
 
-    /// Looks at each name by itself; answers the numbers of files that tell them.
-    fn each_name(&self, found: &BTreeMap<String, Found>) -> Result<BTreeMap<String, u32>, String> {
-        let mut names = self.base.clone();
-        let mut places: BTreeMap<u32, Vec<Option<String>>> = BTreeMap::new();
-        let mut every: BTreeSet<String> = found.keys().cloned().collect();
-        every.extend(names.keys().cloned());
-        let mut later = names.clone();
-        for change in &self.changes {
-            apply(&mut later, change);
-            every.extend(later.keys().cloned());
-        }
-        let mut meanings: BTreeMap<String, Vec<Option<Node>>> =
-            every.into_iter().map(|path| (path, Vec::new())).collect();
-        for at in 0..=self.changes.len() {
-            if at > 0 {
-                apply(&mut names, &self.changes[at - 1]);
-            }
-            for (path, meanings) in &mut meanings {
-                let durable = self.durable_names.get(path).copied().unwrap_or(0);
-                if at >= self.durable.max(durable) {
-                    note(meanings, names.get(path).copied());
-                }
-            }
-            for (file, _) in self.held.iter().filter(|(_, since)| at >= **since) {
-                let place = names.iter().find(|(_, node)| **node == Node::File(*file));
-                note(
-                    places.entry(*file).or_default(),
-                    place.map(|(path, _)| path.clone()),
-                );
-            }
-        }
-        for (path, meanings) in &meanings {
-            let wrong: Vec<String> = meanings
-                .iter()
-                .map(|named| self.fits(named.as_ref(), found.get(path)))
-                .map_while(Result::err)
-                .collect();
-            if wrong.len() == meanings.len() {
-                return Err(format!("{path}: {}", wrong.join("; or ")));
-            }
-        }
-        let mut numbers = BTreeMap::new();
-        let mut at_path: BTreeMap<u32, &String> = BTreeMap::new();
-        for (path, what) in found {
-            if let Found::File(Some(file), _) = what {
-                numbers.insert(path.clone(), *file);
-                if let Some(other) = at_path.insert(*file, path) {
-                    return Err(format!("file {file} is both {other} and {path}"));
-                }
-            }
-        }
-        for (file, places) in &places {
-            let place = at_path.get(file).map(|path| (*path).clone());
-            let nameless = self.files[file]
-                .durable
-                .iter()
-                .all(|generation| *generation == 0);
-            if !nameless && !places.contains(&place) {
-                return Err(format!(
-                    "file {file} was synced at one of {places:?} and is at {place:?}"
-                ));
-            }
-        }
-        Ok(numbers)
-    }
-
     /// Whether what was found can be what was named.
     fn fits(&self, named: Option<&Node>, found: Option<&Found>) -> Result<(), String> {
         match (named, found) {
-            (None, None) | (Some(Node::Folder), Some(Found::Folder)) => Ok(()),
+            (None, None) | (Some(Node::Folder(_)), Some(Found::Folder)) => Ok(()),
             (Some(Node::File(file)), Some(Found::File(number, sectors))) => {
                 if number.is_some_and(|number| number != *file) {
                     return Err(format!("is file {number:?} instead of {file}"));
@@ -347,19 +284,5 @@ impl History {
                 sectors.len()
             )),
         }
-    }
-}
-
-fn files(names: &Names) -> BTreeMap<String, u32> {
-    let file = |(path, node): (&String, &Node)| match node {
-        Node::File(file) => Some((path.clone(), *file)),
-        Node::Folder => None,
-    };
-    names.iter().filter_map(file).collect()
-}
-
-fn note<T: PartialEq>(all: &mut Vec<T>, one: T) {
-    if !all.contains(&one) {
-        all.push(one);
     }
 }

@@ -20,7 +20,7 @@ pub const SECTORS: usize = (8 << 20) / SECTOR;
 /// The file number of its stamps.
 const FILE: u32 = 1;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Raw {
     offset: u64,
     /// The number of the write that each sector shows, before all writes.

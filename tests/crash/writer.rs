@@ -105,7 +105,7 @@ impl Writer {
     fn any_file(&mut self) -> Option<(String, u32)> {
         match self.any(|node| matches!(node, Node::File(_)))? {
             (path, Node::File(file)) => Some((path, file)),
-            (_, Node::Folder) => None,
+            (_, Node::Folder(_)) => None,
         }
     }
 
@@ -114,7 +114,7 @@ impl Writer {
         match self.random.random_bool(0.4) {
             true => String::new(),
             false => self
-                .any(|node| *node == Node::Folder)
+                .any(|node| matches!(node, Node::Folder(_)))
                 .map_or_else(String::new, |(path, _)| path),
         }
     }
@@ -243,7 +243,7 @@ impl Writer {
     }
 
     fn rename_folder(&mut self, root: &Path) -> Step {
-        let Some((from, _)) = self.any(|node| *node == Node::Folder) else {
+        let Some((from, _)) = self.any(|node| matches!(node, Node::Folder(_))) else {
             return Ok(());
         };
         let to = self.fresh_name(parent(&from), "d");
@@ -258,7 +258,7 @@ impl Writer {
     }
 
     fn remove(&mut self, root: &Path, path: &str) -> Step {
-        let is_folder = self.history.names().get(path) == Some(&Node::Folder);
+        let is_folder = matches!(self.history.names().get(path), Some(Node::Folder(_)));
         self.history.change(Change::Remove(path.to_owned()));
         let at = root.join(path);
         match is_folder {
@@ -269,7 +269,7 @@ impl Writer {
 
     /// Removes a folder with all that is in it.
     fn remove_tree(&mut self, root: &Path) -> Step {
-        let Some((folder, _)) = self.any(|node| *node == Node::Folder) else {
+        let Some((folder, _)) = self.any(|node| matches!(node, Node::Folder(_))) else {
             return Ok(());
         };
         let inside = format!("{folder}/");
@@ -293,8 +293,9 @@ impl Writer {
             false => self.fresh_name("", "t"),
         };
         for folder in [top.clone(), format!("{top}/in")] {
+            let number = self.history.number();
             self.history
-                .change(Change::Make(folder.clone(), Node::Folder));
+                .change(Change::Make(folder.clone(), Node::Folder(number)));
             let at = root.join(&folder);
             told("make", &at, fs::create_dir(&at))?;
             for number in 0..self.random.random_range(1..6) {
