@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+const PAGE_SECTORS: usize = 8;
+
 /// A file's contents since it was last durable.
 #[derive(Debug, Clone, Default)]
 pub struct Content {
@@ -49,8 +51,8 @@ impl Content {
         self.longest = self.now.len();
     }
 
-    /// Whether the file may be this after a crash.
-    pub fn fits(&self, found: &[u32]) -> Result<(), String> {
+    /// Whether the file may be this after a crash; with `stale_tail`, with older data in what was the rest of its last page.
+    pub fn fits(&self, found: &[u32], stale_tail: bool) -> Result<(), String> {
         if found.len() < self.shortest || found.len() > self.longest {
             let (shortest, longest) = (self.shortest, self.longest);
             let found = found.len();
@@ -62,7 +64,9 @@ impl Content {
             let written = |(sectors, number): &(Range<usize>, u32)| {
                 number == generation && sectors.contains(&at)
             };
-            if !durable && !zero && !self.writes.iter().any(written) {
+            let end = self.durable.len();
+            let stale = stale_tail && at >= end && at < end.next_multiple_of(PAGE_SECTORS);
+            if !durable && !zero && !stale && !self.writes.iter().any(written) {
                 let was = self.durable.get(at);
                 return Err(format!(
                     "sector {at} is of generation {generation}; durable was {was:?}, written since then {:?}",

@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::bucket::Bucket;
-use crate::history::History;
+use crate::history::{History, Promise};
 use crate::moment::Moment;
 use crate::others::{Copies, Fio};
 use crate::pulse::Pulse;
@@ -79,16 +79,19 @@ impl<'a> Life<'a> {
     ) -> Result<(), String> {
         let mut random = SmallRng::seed_from_u64(seed);
         let stamps = Stamps::new(seed);
+        let options = format!("{}{}", kind.options, more_options(kind, &mut random));
+        let promise = Promise {
+            one_moment: kind.name != "btrfs",
+            stale_tail: kind.name == "ext4" && !options.contains("data=journal"),
+        };
         let mut branch = || SmallRng::seed_from_u64(random.random());
         let raw = Raw::new(FILE_SYSTEM, branch(), stamps);
         let copies = Copies::new(source, branch());
-        let ordered = kind.name != "btrfs";
         let writers = (1..=2).map(|number| {
-            let history = History::new(ordered, number << 24);
+            let history = History::new(promise, number << 24);
             Writer::new(&format!("writer {number}"), history, branch(), stamps)
         });
         let writers = writers.collect();
-        let options = format!("{}{}", kind.options, more_options(kind, &mut random));
         println!("{}: a new disk on {}, {options}", kind.name, bucket.store());
         let mut life = Life {
             kind,

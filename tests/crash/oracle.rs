@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::history::{Change, Found, History, Node};
+use crate::history::{Change, Found, History, Node, Promise};
 use crate::pulse::Pulse;
 use crate::raw::Raw;
 use crate::stamps::{SECTOR, Sector, Stamps, file_of};
@@ -14,8 +14,12 @@ use crate::stamps::{SECTOR, Sector, Stamps, file_of};
 struct Story(History);
 
 impl Story {
-    fn new(ordered: bool) -> Story {
-        Story(History::new(ordered, 10))
+    fn new(one_moment: bool) -> Story {
+        let promise = Promise {
+            one_moment,
+            stale_tail: false,
+        };
+        Story(History::new(promise, 10))
     }
 
     fn folder(&mut self, path: &str) {
@@ -134,6 +138,32 @@ fn names_are_of_one_moment_or_each_by_itself() {
         let (told, first, _) = story(ordered);
         told.finds(&[("b", folder.clone()), ("b/first", whole(first, 1))])
             .expect_err("the second was synced");
+    }
+}
+
+#[test]
+fn only_the_rest_of_the_last_page_may_be_older_and_only_where_that_is_said() {
+    for stale_tail in [true, false] {
+        let story = || {
+            let promise = Promise {
+                one_moment: true,
+                stale_tail,
+            };
+            let mut story = Story(History::new(promise, 10));
+            let file = story.file("file", 5);
+            story.0.all_synced();
+            story.0.write(file, 4..12, 6);
+            (story, file)
+        };
+        let found = |file, rest: [u32; 8]| Found::File(Some(file), [&[5; 4][..], &rest].concat());
+        let (told, file) = story();
+        told.finds(&[("file", found(file, [6; 8]))]).expect("new");
+        let (told, file) = story();
+        let tail = told.finds(&[("file", found(file, [2, 2, 2, 2, 6, 6, 6, 6]))]);
+        assert_eq!(tail.is_ok(), stale_tail, "{tail:?}");
+        let (told, file) = story();
+        told.finds(&[("file", found(file, [6, 6, 6, 6, 2, 6, 6, 6]))])
+            .expect_err("another page");
     }
 }
 

@@ -145,7 +145,7 @@ impl Writer {
         Ok((path, file))
     }
 
-    /// Writes stamps in a few pieces.
+    /// Writes stamps in a few pieces. These are whole sectors, for a file may come back as long as after any of them.
     fn write(
         &mut self,
         root: &Path,
@@ -156,10 +156,11 @@ impl Writer {
         self.generation += 1;
         let (from, generation) = (sectors.start, self.generation);
         self.history.write(file, sectors.clone(), generation);
+        let most = sectors.len();
         let bytes = self.stamps.fill(file, generation, sectors);
         let at = root.join(path);
         let open = told("open", &at, OpenOptions::new().write(true).open(&at))?;
-        let piece = self.random.random_range(1..=bytes.len());
+        let piece = self.random.random_range(1..=most) * SECTOR;
         for (number, piece_bytes) in bytes.chunks(piece).enumerate() {
             let offset = (from * SECTOR + number * piece) as u64;
             told("write", &at, open.write_all_at(piece_bytes, offset))?;

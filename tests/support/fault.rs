@@ -11,6 +11,7 @@ use bucketdisk::object::{ListPage, ObjectClient, PutOutcome};
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use tokio::sync::Notify;
 
 /// What happens to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,9 @@ pub enum Fault {
     Answer(ErrorKind),
     /// It reaches the store so much later.
     Delay(Duration),
+    /// Nothing is heard of it until [`Faulty::always`] is told of something else, which is when it reaches the store; or for so
+    /// long, and then it counts as `Unreachable`, and never does.
+    Silence(Duration),
 }
 
 /// A request as it was made.
@@ -45,6 +49,7 @@ pub enum Request {
 pub struct Faulty {
     inner: Arc<dyn ObjectClient>,
     state: Mutex<State>,
+    changed: Notify,
 }
 
 #[derive(Debug)]
@@ -62,6 +67,7 @@ impl Faulty {
     pub fn new(inner: Arc<dyn ObjectClient>, seed: u64) -> Arc<Faulty> {
         Arc::new(Faulty {
             inner,
+            changed: Notify::new(),
             state: Mutex::new(State {
                 next: VecDeque::new(),
                 always: None,
@@ -80,6 +86,7 @@ impl Faulty {
     /// Every request, until told otherwise.
     pub fn always(&self, fault: Option<Fault>) {
         self.state().always = fault;
+        self.changed.notify_waiters();
     }
 
     /// This share of requests, from 0 to 1, as `Unreachable`.
@@ -119,8 +126,13 @@ impl Faulty {
             };
             fault.map(|fault| (fault, context))
         };
+        let changed = self.changed.notified();
         match fault {
             None => applied.await,
+            Some((Fault::Silence(limit), context)) => tokio::select! {
+                () = changed => applied.await,
+                () = tokio::time::sleep(limit) => Err(Error::new(ErrorKind::Unreachable, context)),
+            },
             Some((Fault::Before(kind), context)) => Err(Error::new(kind, context)),
             Some((Fault::Busy(wait), context)) => {
                 Err(Error::new(ErrorKind::Unreachable, context).with_retry_after(Some(wait)))
