@@ -128,12 +128,7 @@ impl VersionedStore {
         if let Some(error) = self.fenced() {
             return Err(error);
         }
-        let (monotonic, wall) = log.last_record;
-        let asleep = SystemTime::now()
-            .duration_since(wall)
-            .unwrap_or_default()
-            .max(monotonic.elapsed());
-        if asleep < SLEPT {
+        if log.silence() < SLEPT {
             return Ok(());
         }
         let head = self.view.read().head;

@@ -207,7 +207,7 @@ impl VersionedStore {
         let Ok(mut log) = self.log.try_lock() else {
             return Ok(());
         };
-        if log.attempt.is_some() || log.last_record.0.elapsed() < HEARTBEAT {
+        if log.attempt.is_some() || log.silence() < HEARTBEAT {
             return Ok(());
         }
         self.begin_record(&mut log).await?;

@@ -90,6 +90,15 @@ pub(super) struct LogEnd {
     pub(super) last_record: (Instant, SystemTime),
 }
 
+impl LogEnd {
+    /// How long this session has written no record: by the clock that says more, so that time asleep counts.
+    pub(super) fn silence(&self) -> Duration {
+        let (monotonic, wall) = self.last_record;
+        let wall = SystemTime::now().duration_since(wall).unwrap_or_default();
+        wall.max(monotonic.elapsed())
+    }
+}
+
 /// What a commit has done so far.
 #[derive(Debug)]
 pub(super) struct Attempt {
