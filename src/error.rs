@@ -33,6 +33,8 @@ pub enum ErrorKind {
     Unreachable,
     /// Stored data is not what was written: give up on that range. Never answered with zeros.
     Damaged,
+    /// What a mount shows was replaced by another session since, and removed: mount again. Never answered with newer data.
+    Superseded,
     /// A format, feature or ability that this build or this store does not have.
     Unsupported,
     /// No space is left in the store.

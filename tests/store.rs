@@ -164,7 +164,7 @@ async fn a_read_only_mount_shows_one_state_and_writes_nothing() {
     else {
         panic!("the reader's map never changes")
     };
-    assert_eq!(error.kind(), ErrorKind::Damaged);
+    assert_eq!(error.kind(), ErrorKind::Superseded);
     assert!(error.chain().contains("mount again"), "{}", error.chain());
 }
 

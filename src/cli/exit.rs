@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::error::ErrorKind;
 
 /// Every kind of error, its exit code and what the code tells a script; codes are never reused for another meaning.
-pub const EXIT_STATUS: [(ErrorKind, u8, &str); 13] = [
+pub const EXIT_STATUS: [(ErrorKind, u8, &str); 14] = [
     (
         ErrorKind::System,
         1,
@@ -47,6 +47,11 @@ pub const EXIT_STATUS: [(ErrorKind, u8, &str); 13] = [
         "the store or the disk takes no writes",
     ),
     (ErrorKind::Busy, 13, "the mount point or the disk is in use"),
+    (
+        ErrorKind::Superseded,
+        14,
+        "another session has replaced the data and removed it",
+    ),
 ];
 
 /// The exit code of an error.
@@ -64,6 +69,7 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
         ErrorKind::Full => 11,
         ErrorKind::ReadOnly => 12,
         ErrorKind::Busy => 13,
+        ErrorKind::Superseded => 14,
         ErrorKind::System => 1,
     }
 }

@@ -93,7 +93,7 @@ pub trait Service: Send + Sync {
 }
 
 /// Names of the kinds, as they go over the socket.
-const KINDS: [(ErrorKind, &str); 13] = [
+const KINDS: [(ErrorKind, &str); 14] = [
     (ErrorKind::Usage, "usage"),
     (ErrorKind::NotFound, "not-found"),
     (ErrorKind::Exists, "exists"),
@@ -106,6 +106,7 @@ const KINDS: [(ErrorKind, &str); 13] = [
     (ErrorKind::Full, "full"),
     (ErrorKind::ReadOnly, "read-only"),
     (ErrorKind::Busy, "busy"),
+    (ErrorKind::Superseded, "superseded"),
     (ErrorKind::System, "system"),
 ];
 

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::block::{Block, BlockIndex, Geometry, Seq};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub mod versioned;
 
@@ -45,8 +45,9 @@ pub trait BlockStore: Send + Sync + std::fmt::Debug {
     /// The content of a block in a version that [`BlockStore::version`] named.
     ///
     /// # Errors
-    /// `Damaged` where the object is missing, altered or not what its key says, while the map still names this version; `Stale`
-    /// where the map names another version by now (ask again with that). Else those of the object client.
+    /// `Damaged` where the object is missing, altered or not what its key says, while the map still names this version;
+    /// `Superseded` where it is missing because another session has replaced it since this mount's state; `Stale` where the map
+    /// names another version by now (ask again with that). Else those of the object client.
     async fn read(&self, index: BlockIndex, version: Seq) -> Result<Block, ReadError>;
 
     /// Makes changes the store's state: durable, and where [`BlockStore::commits_are_atomic`], all at once. When it returns, the
@@ -85,7 +86,7 @@ pub enum ReadError {
     Stale,
     /// Everything else.
     #[error(transparent)]
-    Failed(#[from] crate::error::Error),
+    Failed(#[from] Error),
 }
 
 /// What one commit changes: the exact difference between two instants of the disk.

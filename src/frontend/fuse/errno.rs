@@ -15,6 +15,7 @@ pub(super) fn errno(error: &Error) -> Errno {
         ErrorKind::Full => Errno::ENOSPC,
         ErrorKind::Unsupported => Errno::EOPNOTSUPP,
         ErrorKind::Busy => Errno::EBUSY,
+        ErrorKind::Superseded => Errno::ESTALE,
         // The store's own refusals (`Denied`, `NotFound`, `Exists`) would read as if the image file were meant.
         ErrorKind::Denied
         | ErrorKind::NotFound
@@ -37,6 +38,7 @@ mod tests {
             (ErrorKind::ReadOnly, Errno::EROFS),
             (ErrorKind::Full, Errno::ENOSPC),
             (ErrorKind::Damaged, Errno::EIO),
+            (ErrorKind::Superseded, Errno::ESTALE),
             (ErrorKind::Unreachable, Errno::EIO),
             (ErrorKind::Denied, Errno::EIO),
             (ErrorKind::NotFound, Errno::EIO),

@@ -131,6 +131,12 @@ impl VersionedStore {
         if log.silence() < SLEPT {
             return Ok(());
         }
+        self.look_for_successor().await?;
+        self.fenced().map_or(Ok(()), Err)
+    }
+
+    /// Looks whether the log has gone on with another session, which then has fenced this one.
+    pub(super) async fn look_for_successor(&self) -> Result<()> {
         let head = self.view.read().head;
         let later: Vec<Seq> = self
             .objects
@@ -143,7 +149,8 @@ impl VersionedStore {
             if let Some(stored) = self.objects.record(seq).await?
                 && stored.record.session != self.session
             {
-                return Err(self.fence(&stored.record));
+                self.fence(&stored.record);
+                break;
             }
         }
         Ok(())

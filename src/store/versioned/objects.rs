@@ -219,12 +219,25 @@ impl Objects {
 
     /// The error for a block that is not what was written.
     pub(super) fn damaged(&self, index: BlockIndex, key: &str) -> Error {
+        let block = self.describe(index, key);
+        Error::new(ErrorKind::Damaged, format!("{block} is damaged or missing"))
+    }
+
+    /// The error for a block of a state that another session has replaced; `by` says how that is known.
+    pub(super) fn superseded(&self, index: BlockIndex, key: &str, by: &str) -> Error {
+        let block = self.describe(index, key);
+        Error::new(
+            ErrorKind::Superseded,
+            format!(
+                "{block} was superseded and removed: {by}; mount again to see the disk as it is now"
+            ),
+        )
+    }
+
+    fn describe(&self, index: BlockIndex, key: &str) -> String {
         let start = self.geometry.offset_of(index);
         let end = start + u64::from(self.geometry.block_bytes());
-        Error::new(
-            ErrorKind::Damaged,
-            format!("block {index} (bytes {start} to {end}, object {key}) is damaged or missing"),
-        )
+        format!("block {index} (bytes {start} to {end}, object {key})")
     }
 }
 

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::{BlockStore, Changes, ReadError, StoreStatus};
 
 use super::checkpoint::Garbage;
-use super::load::Loaded;
+use super::load::{Loaded, was_changed_since};
 use super::map::BlockMap;
 use super::mount::describe;
 use super::objects::Objects;
@@ -189,6 +189,29 @@ impl VersionedStore {
         })
     }
 
+    /// Why a block that the map names is not there: another session has replaced it, or it is lost.
+    ///
+    /// # Errors
+    /// Those of looking at the log: then it is not known why.
+    async fn missing(&self, index: BlockIndex, version: Seq) -> Result<Error> {
+        let by = if self.read_only {
+            let head = self.view.read().head;
+            was_changed_since(&self.objects, head)
+                .await?
+                .then(|| "the disk was written elsewhere since it was mounted here".to_owned())
+        } else {
+            if self.fenced_by.get().is_none() {
+                self.look_for_successor().await?;
+            }
+            self.fenced().map(|error| error.chain())
+        };
+        let key = keys::block(index, version);
+        Ok(match by {
+            Some(by) => self.objects.superseded(index, &key, &by),
+            None => self.objects.damaged(index, &key),
+        })
+    }
+
     /// Notes that a record of another session stands where this one's next was to be.
     pub(super) fn fence(&self, by: &Record) -> Error {
         let by = self.fenced_by.get_or_init(|| describe(by));
@@ -236,15 +259,7 @@ impl BlockStore for VersionedStore {
         }
         match outcome? {
             Some(block) => Ok(block),
-            None => {
-                let mut error = self.objects.damaged(index, &keys::block(index, version));
-                if self.read_only {
-                    error = error.with_source(std::io::Error::other(
-                        "there is no such object; if the disk is being written elsewhere, it was superseded: mount again",
-                    ));
-                }
-                Err(error.into())
-            }
+            None => Err(self.missing(index, version).await?.into()),
         }
     }
 
