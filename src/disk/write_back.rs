@@ -15,7 +15,7 @@
 //! It seals when a flush or a starved writer asks, when the open epoch is a quarter of the dirty limit, or when its first write
 //! is older than the commit interval; never while another epoch is sealed, since epochs are committed in order. A store that
 //! cannot be reached is waited for, however long. Any other failure fails the flushes that wait, keeps the data and is tried
-//! again. A session that has been fenced stops for good: writes are refused, what is dirty stays readable.
+//! again. A session that has been fenced stops for good, whoever finds out: writes are refused, what is dirty stays readable.
 //!
 //! A partly written block whose rest is damaged in the store cannot be completed, and to commit the others without it would make a
 //! state that the disk never had. So that commit is given up and its epoch taken back, under the open one, and nothing is sealed before
@@ -192,12 +192,15 @@ impl WriteBack {
     /// Whether nothing written is waiting to be committed.
     ///
     /// # Errors
-    /// `Fenced` once the session has lost the disk.
+    /// `Fenced` where something is, and the session has lost the disk.
     pub(super) fn is_clean(&self) -> Result<bool> {
         let state = self.state.read();
+        if state.open.is_empty() && state.sealed.is_none() {
+            return Ok(true);
+        }
         match self.fenced() {
             Some(error) => Err(error),
-            None => Ok(state.open.is_empty() && state.sealed.is_none()),
+            None => Ok(false),
         }
     }
 
@@ -253,15 +256,38 @@ impl WriteBack {
 
     /// The committer: runs until it is stopped, or fenced.
     pub(super) async fn run(self: Arc<Self>) {
-        while let Some(sealed) = self.next_sealed().await {
-            match self.commit(sealed).await {
-                Ended::Committed => self.room.notify_waiters(),
-                Ended::TakenBack => self.wait_until_completable().await,
-                Ended::Fenced => break,
-            }
+        let ended = tokio::select! {
+            ended = self.commit_all() => ended,
+            // A heartbeat or a read has found out. A commit that is under way has lost too.
+            error = self.reader.store().until_fenced() => Err(error),
+        };
+        if let Err(error) = ended {
+            tracing::error!(
+                error = error.chain(),
+                dirty_bytes = self.state.read().dirty_cost(),
+                "the disk is lost to another session; it is read-only from now on, and what is not committed is kept"
+            );
+            self.outcome.send_modify(|o| {
+                o.fenced = true;
+                o.error = Some(Arc::new(error));
+            });
         }
         self.outcome.send_modify(|o| o.stopped = true);
         self.room.notify_waiters();
+    }
+
+    /// Seals and commits until it is stopped.
+    ///
+    /// # Errors
+    /// `Fenced`.
+    async fn commit_all(&self) -> Result<()> {
+        while let Some(sealed) = self.next_sealed().await {
+            match self.commit(sealed).await? {
+                Ended::Committed => self.room.notify_waiters(),
+                Ended::TakenBack => self.wait_until_completable().await,
+            }
+        }
+        Ok(())
     }
 
     /// Waits until there is a reason to seal, and seals. `None` when it is time to stop.
@@ -321,7 +347,10 @@ impl WriteBack {
     }
 
     /// Commits a sealed epoch, however many tries it takes.
-    async fn commit(&self, sealed: Arc<Sealed>) -> Ended {
+    ///
+    /// # Errors
+    /// `Fenced`.
+    async fn commit(&self, sealed: Arc<Sealed>) -> Result<Ended> {
         let store = self.reader.store();
         let mut pause = RETRY_FAILED;
         loop {
@@ -334,12 +363,12 @@ impl WriteBack {
                         o.committed = sealed.number;
                         o.error = None;
                     });
-                    return Ended::Committed;
+                    return Ok(Ended::Committed);
                 }
                 Err(error) if error.kind() == ErrorKind::Damaged => match store.give_up().await {
                     Ok(true) => {
                         self.take_back(sealed);
-                        return Ended::TakenBack;
+                        return Ok(Ended::TakenBack);
                     }
                     // It may have landed: only another try can tell.
                     Ok(false) => error,
@@ -348,17 +377,7 @@ impl WriteBack {
                 Err(error) => error,
             };
             match error.kind() {
-                ErrorKind::Fenced => {
-                    tracing::error!(
-                        error = error.chain(),
-                        "the disk is lost to another session; it is read-only from now on"
-                    );
-                    self.outcome.send_modify(|o| {
-                        o.fenced = true;
-                        o.error = Some(Arc::new(error));
-                    });
-                    return Ended::Fenced;
-                }
+                ErrorKind::Fenced => return Err(error),
                 kind if kind.is_transient() => {
                     tracing::warn!(
                         error = error.chain(),
@@ -441,8 +460,6 @@ enum Ended {
     Committed,
     /// It is the older part of the open epoch again.
     TakenBack,
-    /// The session has lost the disk.
-    Fenced,
 }
 
 fn closed() -> Error {

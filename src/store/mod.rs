@@ -68,6 +68,10 @@ pub trait BlockStore: Send + Sync + std::fmt::Debug {
     /// Those of [`BlockStore::commit`]; the commit is then as unfinished as before.
     async fn give_up(&self) -> Result<bool>;
 
+    /// Returns once another session has fenced this one, with the error that every commit gets from then on; waits for ever where
+    /// that does not happen. It need not be a commit that finds out.
+    async fn until_fenced(&self) -> Error;
+
     /// Ends the session: what it left to do is done, what it held is free for others. The last call. Nothing committed depends on it.
     ///
     /// # Errors

@@ -14,11 +14,11 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use fuser::{Errno, ReplyData, ReplyEmpty, ReplyWrite};
 use rustix::fs::FallocateFlags;
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::block::Geometry;
 use crate::disk::{Disk, Now};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 use super::errno::errno;
 use super::files::Moment;
@@ -48,8 +48,16 @@ thread_local! {
     static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Logs a request that the disk failed, and says what the kernel is told.
+/// Logs a request that the disk failed, and says what the kernel is told. That the disk is lost has been logged once, and is not
+/// again for every write that is refused.
 fn failed(operation: &'static str, offset: u64, length: u64, cause: &Error) -> Errno {
+    if cause.kind() == ErrorKind::Fenced {
+        debug!(
+            operation,
+            offset, length, "refused: the disk is lost to another session"
+        );
+        return errno(cause);
+    }
     error!(operation, offset, length, error = %cause.chain(), "request failed");
     errno(cause)
 }

@@ -52,6 +52,10 @@ pub(super) async fn run(store: Weak<VersionedStore>, wanted: Arc<Notify>, leftov
                 }
             }
             if let Err(error) = store.round().await {
+                // Whoever uses the disk is told that it is fenced, and tells.
+                if error.kind() == ErrorKind::Fenced {
+                    return;
+                }
                 tracing::warn!(error = error.chain(), "upkeep failed; trying again");
             }
         }

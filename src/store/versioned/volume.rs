@@ -50,6 +50,8 @@ pub struct VersionedStore {
     pub(super) view: RwLock<View>,
     pub(super) log: tokio::sync::Mutex<LogEnd>,
     fenced_by: OnceLock<String>,
+    /// Told once `fenced_by` is set.
+    fencing: Notify,
     released: AtomicBool,
     pub(super) upkeep_wanted: Arc<Notify>,
     upkeep: Mutex<Option<JoinHandle<()>>>,
@@ -162,6 +164,7 @@ impl VersionedStore {
                 last_record: (Instant::now(), SystemTime::now()),
             }),
             fenced_by: OnceLock::new(),
+            fencing: Notify::new(),
             released: AtomicBool::new(false),
             upkeep_wanted: Arc::new(Notify::new()),
             upkeep: Mutex::new(None),
@@ -215,6 +218,7 @@ impl VersionedStore {
     /// Notes that a record of another session stands where this one's next was to be.
     pub(super) fn fence(&self, by: &Record) -> Error {
         let by = self.fenced_by.get_or_init(|| describe(by));
+        self.fencing.notify_waiters();
         Error::new(
             ErrorKind::Fenced,
             format!("the disk was taken over by {by}"),
@@ -269,6 +273,18 @@ impl BlockStore for VersionedStore {
 
     async fn give_up(&self) -> Result<bool> {
         self.give_up_commit().await
+    }
+
+    async fn until_fenced(&self) -> Error {
+        loop {
+            let told = self.fencing.notified();
+            tokio::pin!(told);
+            told.as_mut().enable();
+            if let Some(error) = self.fenced() {
+                return error;
+            }
+            told.await;
+        }
     }
 
     async fn release(&self) -> Result<()> {
