@@ -102,6 +102,15 @@ impl FirstLook {
         }
     }
 
+    /// Whether the session that had the disk last took it from one that had not released it.
+    pub(super) async fn took_over(&self, objects: &Objects) -> Result<bool> {
+        let claim = objects.record(self.newest_claim()).await?;
+        Ok(claim.is_some_and(|stored| {
+            let body = stored.record.body;
+            matches!(body, RecordBody::Claim { took_over, .. } if took_over.is_some())
+        }))
+    }
+
     /// Who holds the disk: the session that wrote last, unless it has released. `None` when the disk is free.
     pub(super) async fn holder(&self, objects: &Objects) -> Result<Option<Holder>> {
         let stored_at = |seq: Seq| {

@@ -62,7 +62,10 @@ pub async fn mount(
         };
         // A void claim is left where it is: removing it could let a fenced writer in.
         if let Reading::State(loaded) = load(&objects, &wanted).await? {
-            let leftovers = holder.is_some();
+            // A session that went on after a crash may have ended before it had looked for what that left, or what a session
+            // that it had fenced stored late.
+            let leftovers =
+                holder.is_some() || options.list_blocks || look.took_over(&objects).await?;
             return Ok(VersionedStore::start(Start {
                 objects,
                 superblock,

@@ -294,6 +294,8 @@ impl VersionedStore {
                 .entry(Instant::now() + GRACE)
                 .or_default()
                 .extend(found);
+            // So that the checkpoint at the end tells the next session, should this one end before they are due.
+            view.changed = true;
         }
         Ok(())
     }

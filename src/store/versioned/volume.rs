@@ -34,7 +34,7 @@ pub(super) struct Start {
     pub(super) superblock: Superblock,
     pub(super) options: MountOptions,
     pub(super) loaded: Loaded,
-    /// The last session did not release: it may have left blocks that it never committed.
+    /// An earlier session may have left blocks that it never committed.
     pub(super) leftovers: bool,
 }
 
