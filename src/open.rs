@@ -22,7 +22,7 @@ use crate::store::versioned;
 
 pub use crate::object::{Traffic, TrafficSnapshot};
 pub use crate::store::versioned::{
-    DiskInfo, DiskSpec, Holder, OnProgress, Progress, SessionId, Superblock,
+    DiskInfo, DiskSpec, Holder, OnProgress, Progress, SessionId, Superblock, TookOver,
 };
 
 /// How long a connection may take to come about, and one answer to come: beyond it the request counts as failed and is tried again.
@@ -192,6 +192,10 @@ pub struct Mounted {
     pub superblock: Superblock,
     /// Whether it was made just now.
     pub created: bool,
+    /// From whom it was taken; `None` where it was free.
+    pub took_over: Option<TookOver>,
+    /// Whether a second writer is kept out.
+    pub fences: bool,
     // Locks the disk on this machine until the mount ends.
     _local: Option<LocalState>,
 }
@@ -254,6 +258,7 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         max_dirty_bytes: spec.max_dirty_bytes,
         cache_bytes: plan.cache_bytes,
     };
+    let (took_over, fences) = (store.took_over().cloned(), store.fences());
     let store: Arc<dyn BlockStore> = store;
     // Until now a user has waited for an answer; from here on a file system does, which takes an error much worse than a wait.
     connected
@@ -264,6 +269,8 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         traffic: connected.traffic,
         superblock,
         created,
+        took_over,
+        fences,
         _local: local,
     })
 }

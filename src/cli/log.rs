@@ -20,8 +20,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The variable that says what is logged, in place of `--verbose`.
 pub const VARIABLE: &str = "BUCKETDISK_LOG";
-/// The target of the line that tells with what error a daemon ended: the terminal is told anyway.
-pub const ENDED: &str = "bucketdisk::end";
+/// The target of lines that say what the terminal is told anyway.
+pub const TOLD: &str = "bucketdisk::told";
 /// The socket of the system's log.
 const SYSLOG: &str = "/dev/log";
 /// The facility "system daemons" of RFC 3164, times eight.
@@ -106,7 +106,7 @@ pub fn start(destination: &Destination, verbose: u8) -> Result<()> {
             .without_time()
             .with_target(false)
             .with_filter(filter_fn(|event| {
-                *event.level() <= Level::WARN && event.target() != ENDED
+                *event.level() <= Level::WARN && event.target() != TOLD
             }))
     });
     tracing_subscriber::registry()

@@ -20,7 +20,7 @@ use crate::control::{self, Listening, Service};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::fuse::{self, FuseMount, FuseOptions};
 use crate::local::make_private;
-use crate::open::{self, DiskSpec, MountSpec, Mounted};
+use crate::open::{self, DiskSpec, MountSpec, Mounted, TookOver};
 
 /// How long a mount that is given up before it is ready may take to get so far that its claim can be released.
 const GRACE: Duration = Duration::from_secs(5);
@@ -110,7 +110,7 @@ pub fn run(request: Request, as_daemon: bool, context: &Context) -> Result<()> {
     let outcome = runtime.block_on(serve(request, starter, context));
     runtime.shutdown_background();
     if let (Err(error), true) = (&outcome, logged_elsewhere) {
-        error!(target: log::ENDED, url, mountpoint = %mountpoint.display(), error = %error.chain(), "ended");
+        error!(target: log::TOLD, url, mountpoint = %mountpoint.display(), error = %error.chain(), "ended");
     }
     outcome
 }
@@ -226,11 +226,35 @@ fn announce(mounted: &Mounted, url: &str, context: &Context) {
             .reporter
             .line(&format!("created {url}: {size} in blocks of {block}"));
     }
+    if let Some(took_over) = &mounted.took_over {
+        let line = from_whom(took_over);
+        context.reporter.line(&line);
+        warn!(target: log::TOLD, url, "{line}");
+    }
+    if !mounted.fences {
+        let line = "this store cannot keep a second writer out; never mount the disk for writing on two machines";
+        context.reporter.warning(line);
+        warn!(target: log::TOLD, url, "{line}");
+    }
     let stored = mounted.disk.status().store.stored_blocks;
     context.reporter.line(&format!(
         "found {stored} non-zero blocks ({} of {size})",
         format_size(stored.saturating_mul(block)),
     ));
+}
+
+/// What is said of a disk that its last session had not released.
+fn from_whom(took_over: &TookOver) -> String {
+    let from = &took_over.from;
+    match took_over.was_dead {
+        true => format!(
+            "the last mount on this machine (process {}) has died: going on from its last commit",
+            from.pid
+        ),
+        false => {
+            format!("took the disk over from {from}; nothing that it commits counts any more")
+        }
+    }
 }
 
 async fn start_fuse(source: &Arc<Source>, options: &FuseOptions) -> Result<Arc<Life>> {

@@ -50,6 +50,13 @@ impl Reporter {
         }
     }
 
+    /// Prints a line that says what to beware of, where it is not mistaken for an answer.
+    pub fn warning(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(std::io::stderr(), "bucketdisk: warning: {text}");
+        }
+    }
+
     /// Begins something that may take long.
     pub fn step(&self, label: &str) -> Step {
         Step {

@@ -21,9 +21,7 @@ pub async fn create(client: &Arc<dyn ObjectClient>, spec: &DiskSpec) -> Result<S
     if let Some(there) = found(client.get(keys::SUPERBLOCK).await)? {
         return Err(exists(client, &there));
     }
-    if !spec.unsafe_no_fencing {
-        probe::create_if_absent(client).await?;
-    }
+    let fencing = probe::create_if_absent(client, spec.unsafe_no_fencing).await?;
     let superblock = Superblock {
         id: Uuid::new_v4(),
         geometry: spec.geometry,
@@ -31,7 +29,7 @@ pub async fn create(client: &Arc<dyn ObjectClient>, spec: &DiskSpec) -> Result<S
         created: whole_seconds(),
     };
     let object = superblock.to_json();
-    if spec.unsafe_no_fencing {
+    if !fencing {
         client.put(keys::SUPERBLOCK, object).await?;
         return Ok(superblock);
     }

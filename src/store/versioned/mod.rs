@@ -26,7 +26,9 @@
 //! writes them; `replay` makes a state of records; `load` and `listing` read a state; `probe`, `create`, `mount`, `inspect` are the
 //! operations on a disk at rest; `volume` is a mounted one, with `commit` and `upkeep`.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use crate::block::Geometry;
 
@@ -103,7 +105,7 @@ pub struct MountOptions {
     pub list_blocks: bool,
     /// Claim the disk although another session has not released it.
     pub take_over: bool,
-    /// Mount for writing even where the store has no working create-if-absent.
+    /// Mount for writing even where the store has no working create-if-absent. Where it has, it is used all the same.
     pub unsafe_no_fencing: bool,
     /// The session's id; fresh for each mount.
     pub session: SessionId,
@@ -149,7 +151,32 @@ pub struct Holder {
     /// Its process there.
     pub pid: u32,
     /// When it claimed the disk, by the store's clock.
-    pub since: std::time::SystemTime,
+    pub since: SystemTime,
     /// When it last wrote a record, by the store's clock.
-    pub last_record: std::time::SystemTime,
+    pub last_record: SystemTime,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let silent = SystemTime::now()
+            .duration_since(self.last_record)
+            .unwrap_or_default();
+        write!(
+            f,
+            "{} (process {}) since {}, last heard of {} ago",
+            self.host,
+            self.pid,
+            humantime::format_rfc3339_seconds(self.since),
+            humantime::format_duration(Duration::from_secs(silent.as_secs())),
+        )
+    }
+}
+
+/// That a mount has claimed a disk which its last session had not released.
+#[derive(Debug, Clone)]
+pub struct TookOver {
+    /// That session.
+    pub from: Holder,
+    /// It was known to be dead; else it may still live, and is fenced.
+    pub was_dead: bool,
 }

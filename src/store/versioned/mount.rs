@@ -1,7 +1,7 @@
 //! Mounting: find out who holds the disk, claim it, and only then read the state that the claim has frozen.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -13,9 +13,9 @@ use crate::object::ObjectClient;
 use super::load::{FirstLook, Loaded, Reading, Wanted, load, was_changed_since};
 use super::objects::{Objects, RecordPut};
 use super::record::{Record, RecordBody, SessionId};
-use super::upkeep::GRACE;
+use super::upkeep::{GRACE, HEARTBEAT};
 use super::volume::{Start, VersionedStore};
-use super::{Holder, MountOptions, Superblock, probe};
+use super::{Holder, MountOptions, Superblock, TookOver, probe};
 
 /// How often a claim is tried, when others are quicker or its slot turns out to be void.
 const CLAIMS: usize = 20;
@@ -30,7 +30,7 @@ pub async fn mount(
     superblock: Superblock,
     options: MountOptions,
 ) -> Result<Arc<VersionedStore>> {
-    let objects = objects(client, &superblock, !options.unsafe_no_fencing);
+    let mut objects = objects(client, &superblock, true);
     if options.read_only {
         let loaded = read_state(&objects, &options).await?;
         return Ok(VersionedStore::start(Start {
@@ -39,11 +39,11 @@ pub async fn mount(
             options,
             loaded,
             leftovers: false,
+            took_over: None,
         }));
     }
-    if !options.unsafe_no_fencing {
-        probe::create_if_absent(&objects.client).await?;
-    }
+    // Who has accepted a store without it is kept from a second writer all the same where that can be done.
+    objects.fencing = probe::create_if_absent(&objects.client, options.unsafe_no_fencing).await?;
     for _ in 0..CLAIMS {
         let look = FirstLook::take(&objects).await?;
         let holder = look.holder(&objects).await?;
@@ -66,12 +66,17 @@ pub async fn mount(
             // that it had fenced stored late.
             let leftovers =
                 holder.is_some() || options.list_blocks || look.took_over(&objects).await?;
+            let took_over = holder.map(|from| TookOver {
+                was_dead: options.own_dead_sessions.contains(&from.session),
+                from,
+            });
             return Ok(VersionedStore::start(Start {
                 objects,
                 superblock,
                 options,
                 loaded: *loaded,
                 leftovers,
+                took_over,
             }));
         }
     }
@@ -128,29 +133,16 @@ pub(super) async fn read_state(objects: &Objects, options: &MountOptions) -> Res
 
 /// Whether a disk that somebody has not released may be claimed all the same.
 fn may_claim(objects: &Objects, holder: &Holder, options: &MountOptions) -> Result<()> {
-    if options.own_dead_sessions.contains(&holder.session) {
-        tracing::info!(session = %holder.session, "the last session ran on this machine and died; going on after it");
-        return Ok(());
-    }
-    if options.take_over {
-        tracing::warn!(session = %holder.session, host = holder.host, pid = holder.pid, "taking the disk over");
+    if options.take_over || options.own_dead_sessions.contains(&holder.session) {
         return Ok(());
     }
     let text = format!(
-        "{} is held by {} (process {}) since {}, last heard of {} ago: unmount it there, or mount with --take-over if that \
-         session is dead",
+        "{} is held by {holder}: unmount it there, or, if that session is dead (one that lives is heard of every {}), mount with \
+         --take-over",
         objects.client.location(),
-        holder.host,
-        holder.pid,
-        humantime::format_rfc3339_seconds(holder.since),
-        age(holder.last_record),
+        humantime::format_duration(HEARTBEAT),
     );
     Err(Error::new(ErrorKind::Held, text))
-}
-
-fn age(since: SystemTime) -> humantime::FormattedDuration {
-    let age = SystemTime::now().duration_since(since).unwrap_or_default();
-    humantime::format_duration(Duration::from_secs(age.as_secs()))
 }
 
 /// Puts a claim on the number after the newest. `None` where another was quicker.

@@ -10,12 +10,24 @@ use crate::object::{ObjectClient, PutOutcome};
 
 use super::keys;
 
-/// Creates one object twice under a fresh key; the second time must fail.
+/// Creates one object twice under a fresh key; the second time must fail. Answers whether it did; `false` only where that is
+/// `accepted`.
 ///
 /// # Errors
-/// `Unsupported` where it does not, or the store has no such operation: then nothing keeps two machines from writing to one disk at
-/// a time. Else those of the object client: a store that takes no writes is found out here.
-pub(super) async fn create_if_absent(client: &Arc<dyn ObjectClient>) -> Result<()> {
+/// `Unsupported` where it does not, or the store has no such operation, unless that is accepted: then nothing keeps two machines
+/// from writing to one disk at a time. Else those of the object client: a store that takes no writes is found out here.
+pub(super) async fn create_if_absent(
+    client: &Arc<dyn ObjectClient>,
+    accepted: bool,
+) -> Result<bool> {
+    match try_out(client).await {
+        Ok(()) => Ok(true),
+        Err(error) if accepted && error.kind() == ErrorKind::Unsupported => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn try_out(client: &Arc<dyn ObjectClient>) -> Result<()> {
     let key = format!("{}{}", keys::PROBE_FOLDER, Uuid::new_v4());
     let body =
         Bytes::from_static(b"tries whether this store can create an object only if it is absent\n");
@@ -42,8 +54,9 @@ pub(super) async fn create_if_absent(client: &Arc<dyn ObjectClient>) -> Result<(
 
 fn cannot_fence(how: &str) -> Error {
     let text = format!(
-        "the store cannot create an object only if it is absent ({how}), so nothing keeps a second machine from writing to the \
-         disk: use another store, mount with --read-only, or accept that with --unsafe-no-fencing"
+        "the store cannot create an object only if it is absent ({how}), so a second writer cannot be kept out: two machines \
+         that have the disk mounted at the same time would destroy each other's commits and not be told. Use another store, \
+         or accept that with --unsafe-no-fencing; to read, mount with --read-only"
     );
     Error::new(ErrorKind::Unsupported, text)
 }

@@ -29,7 +29,7 @@ pub(super) const CHECKPOINT_EVERY: u32 = 128;
 /// How often there is a look at what is due.
 const ROUND: Duration = Duration::from_secs(30);
 /// A session that has written no record for this long writes a heartbeat.
-const HEARTBEAT: Duration = Duration::from_secs(10 * 60);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(10 * 60);
 /// A log longer than this is worth a checkpoint at unmount even if nothing was written.
 const LONG_TAIL: u32 = 16;
 

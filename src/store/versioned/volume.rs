@@ -26,7 +26,7 @@ use super::map::BlockMap;
 use super::mount::describe;
 use super::objects::Objects;
 use super::record::{Digest, Record, SessionId};
-use super::{MountOptions, Superblock, keys, upkeep};
+use super::{MountOptions, Superblock, TookOver, keys, upkeep};
 
 /// What a mount begins with.
 pub(super) struct Start {
@@ -36,6 +36,7 @@ pub(super) struct Start {
     pub(super) loaded: Loaded,
     /// An earlier session may have left blocks that it never committed.
     pub(super) leftovers: bool,
+    pub(super) took_over: Option<TookOver>,
 }
 
 /// A mounted disk in the native layout.
@@ -47,6 +48,7 @@ pub struct VersionedStore {
     pub(super) requests: usize,
     label: String,
     read_only: bool,
+    took_over: Option<TookOver>,
     pub(super) view: RwLock<View>,
     pub(super) log: tokio::sync::Mutex<LogEnd>,
     fenced_by: OnceLock<String>,
@@ -122,6 +124,7 @@ impl VersionedStore {
             options,
             loaded,
             leftovers,
+            took_over,
         } = start;
         let Loaded {
             replay,
@@ -147,6 +150,7 @@ impl VersionedStore {
             requests: options.requests.max(1),
             label: superblock.label,
             read_only,
+            took_over,
             view: RwLock::new(View {
                 map: replay.map,
                 head: replay.seq,
@@ -180,6 +184,16 @@ impl VersionedStore {
             *store.upkeep.lock() = Some(task);
         }
         store
+    }
+
+    /// From whom this mount took the disk; `None` where it was free.
+    pub fn took_over(&self) -> Option<&TookOver> {
+        self.took_over.as_ref()
+    }
+
+    /// Whether a second writer is kept out. `false` only where the mount's options accept that.
+    pub fn fences(&self) -> bool {
+        self.objects.fencing
     }
 
     /// The error that every commit gets once another session has taken the disk over.
