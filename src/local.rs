@@ -42,11 +42,6 @@ impl LocalState {
         if rustix::process::geteuid().is_root() {
             return Some(PathBuf::from("/var/cache/bucketdisk"));
         }
-        let absolute = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|p| p.is_absolute())
-        };
         absolute("XDG_CACHE_HOME")
             .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
             .map(|cache| cache.join("bucketdisk"))
@@ -181,6 +176,24 @@ fn busy(lock: &mut File, disk: Uuid) -> Error {
         None => format!("disk {disk} is in use by another process of this machine"),
     };
     Error::new(ErrorKind::Busy, context)
+}
+
+/// The directory of what mounts could not commit when they ended: `/var/lib/bucketdisk` for root, else `bucketdisk` below
+/// `$XDG_STATE_HOME` or `~/.local/state`. `None` where none of these is known.
+pub fn rescue_directory() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(PathBuf::from("/var/lib/bucketdisk"));
+    }
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|state| state.join("bucketdisk"))
+}
+
+/// A variable that names an absolute path.
+fn absolute(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
 }
 
 /// Makes a directory that only its owner can enter, and refuses one that belongs to someone else.

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 
-use support::real::{Machine, can_mount, read_at, run, sh, wait_for, with_directory, write_at};
+use support::real::{can_mount, read_at, run, sh, wait_for, with_directory, write_at};
 use support::{fsx, s3_server};
 
 #[path = "mount/file_systems.rs"]
@@ -427,73 +427,6 @@ fn the_size_of_the_image_cannot_be_changed_and_the_errno_says_so() {
     assert_eq!(error.raw_os_error(), Some(28));
     assert!(fs::File::create(disk.directory.join("other")).is_err());
     drop(file);
-    disk.umount();
-}
-
-/// Runs a script as another machine would: with its own name, and nothing of what the program remembers on this one. What it
-/// mounts is seen by the script alone. `$PROGRAM` is the program, `$URL` the disk, `$DIR` a folder, `$LOG` a file to log to.
-fn elsewhere(machine: &Machine, url: &str, script: &str) -> std::process::Output {
-    let folder = machine.path().join("elsewhere");
-    fs::create_dir_all(&folder).expect("a folder");
-    let own = "for place in /var/cache/bucketdisk /run/bucketdisk; do mount -t tmpfs -o mode=700 none $place; done\n\
-               hostname elsewhere\n";
-    Command::new("unshare")
-        .args(["--mount", "--uts", "sh", "-euc", &format!("{own}{script}")])
-        .env("PROGRAM", env!("CARGO_BIN_EXE_bucketdisk"))
-        .env("URL", url)
-        .env("DIR", folder)
-        .env("LOG", machine.path().join("log"))
-        .output()
-        .expect("runs")
-}
-
-#[test]
-fn another_machine_is_refused_and_fences_the_first_where_it_takes_the_disk_over() {
-    if !can_mount("another_machine_is_refused_and_fences_the_first") {
-        return;
-    }
-    let (machine, url) = with_directory();
-    let disk = machine.mount(&url, "disk", &["--create", "--size", "16m"]);
-    write_at(&disk, 0, b"first", true);
-    let refused = elsewhere(
-        &machine,
-        &url,
-        "\"$PROGRAM\" mount \"$URL\" \"$DIR\" --log \"$LOG\"",
-    );
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(5), "{refused:?}");
-    let holder = format!("process {}", disk.pid());
-    assert!(
-        said.contains(&holder) && said.contains("--take-over"),
-        "{said}"
-    );
-    write_at(&disk, 0, b"still", true);
-
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .open(disk.image())
-        .expect("opens");
-    let took = elsewhere(
-        &machine,
-        &url,
-        "\"$PROGRAM\" mount \"$URL\" \"$DIR\" --take-over --log \"$LOG\" --quiet\n\
-         head -c 5 \"$DIR/disk.img\"\n\
-         printf later | dd of=\"$DIR/disk.img\" conv=notrunc,fsync status=none\n\
-         \"$PROGRAM\" umount \"$DIR\" --quiet",
-    );
-    assert!(took.status.success(), "{took:?}");
-    assert_eq!(String::from_utf8_lossy(&took.stdout), "still");
-
-    file.write_all_at(b"lost!", 0).expect("is not known yet");
-    let error = file.sync_all().expect_err("is fenced");
-    assert_eq!(error.raw_os_error(), Some(30), "{error}");
-    drop(file);
-    let told = machine.try_run(&["umount", disk.directory.to_str().expect("UTF-8")]);
-    let said = String::from_utf8_lossy(&told.stderr).into_owned();
-    assert_eq!(told.status.code(), Some(6), "{said}");
-    assert!(said.contains("elsewhere"), "names who has it now: {said}");
-    let disk = machine.mount(&url, "disk", &[]);
-    assert_eq!(read_at(&disk, 0, 5), b"later");
     disk.umount();
 }
 

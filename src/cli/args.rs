@@ -56,6 +56,8 @@ pub enum Verb {
     Mount(MountArgs),
     /// Commit everything, unmount, and return once the bucket has it all
     Umount(UmountArgs),
+    /// Copy a mounted disk to a file, with what is not committed
+    Export(ExportArgs),
     /// Describe a disk from what its bucket holds
     Info(InfoArgs),
     /// Show a mounted disk's live figures
@@ -222,6 +224,30 @@ pub struct UmountArgs {
     /// The mount point
     #[arg(value_name = "DIR")]
     pub mountpoint: PathBuf,
+
+    /// Give up what can be committed no more because another session has taken the disk over
+    #[arg(long)]
+    pub discard: bool,
+}
+
+/// `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The mount point
+    #[arg(value_name = "DIR")]
+    pub mountpoint: PathBuf,
+
+    /// The file to make, a sparse one
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Copy only what is not committed, and list its ranges in FILE.ranges
+    #[arg(long)]
+    pub dirty_only: bool,
+
+    /// Replace FILE if it is there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `info`.

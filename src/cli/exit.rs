@@ -21,7 +21,7 @@ pub const EXIT_STATUS: [(ErrorKind, u8, &str); 14] = [
         3,
         "no such bucket, disk, object or mount",
     ),
-    (ErrorKind::Exists, 4, "there is a disk already"),
+    (ErrorKind::Exists, 4, "there is a disk, or a file, already"),
     (ErrorKind::Held, 5, "another session holds the disk"),
     (
         ErrorKind::Fenced,

@@ -9,8 +9,10 @@
 //! is in use it is detached: it disappears, and is served until its last user has closed it. *The second signal* ends the session
 //! under its users; what they had written is committed.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +23,10 @@ use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use super::report::Source;
+use super::rescue;
 use super::signals::Signals;
+use super::sparse::length;
+use crate::config::format_size;
 use crate::control::{Progress, Service};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
@@ -43,6 +48,8 @@ pub struct Life {
     // Writing to it ends the session.
     abort_switch: PathBuf,
     outcome: watch::Sender<Outcome>,
+    /// What can be committed no more is given up.
+    discard: AtomicBool,
 }
 
 impl Life {
@@ -62,6 +69,7 @@ impl Life {
             fuse: Arc::new(fuse),
             abort_switch: PathBuf::from(format!("/sys/fs/fuse/connections/{connection}/abort")),
             outcome: watch::Sender::new(None),
+            discard: AtomicBool::new(false),
         }))
     }
 
@@ -71,10 +79,12 @@ impl Life {
     /// Why not everything is; then the disk is not released.
     pub async fn run(self: &Arc<Self>, signals: &mut Signals) -> Result<()> {
         let served = self.serve(signals).await;
-        info!(
-            dirty_bytes = self.disk().status().dirty_bytes,
-            "unmounted; committing what is left"
-        );
+        if !self.disk().is_read_only() {
+            info!(
+                dirty_bytes = self.disk().status().dirty_bytes,
+                "unmounted; committing what is left"
+            );
+        }
         let closed = self.close(signals).await;
         let outcome = closed.and(served);
         let told = match &outcome {
@@ -172,9 +182,15 @@ impl Life {
             let Err(failure) = self.close_once().await else {
                 return Ok(());
             };
+            let failure = match failure.kind() {
+                ErrorKind::Fenced => match self.settle(failure).await {
+                    Ok(settled) => return Err(settled),
+                    Err(failure) => failure,
+                },
+                _ => failure,
+            };
             let dirty_bytes = self.disk().status().dirty_bytes;
-            let hopeless = failure.kind() == ErrorKind::Fenced;
-            if hopeless || (dirty_bytes == 0 && !failure.kind().is_transient()) {
+            if dirty_bytes == 0 && !failure.kind().is_transient() {
                 return Err(failure);
             }
             error!(
@@ -189,6 +205,30 @@ impl Life {
                 }
             }
         }
+    }
+
+    /// The end of a session that has lost the disk: what it could not commit is kept on this machine, or given up. Answers what is
+    /// to be said of it.
+    ///
+    /// # Errors
+    /// Why it cannot be kept; it is still in memory.
+    async fn settle(&self, fenced: Error) -> Result<Error> {
+        let shown = self.fuse.directory().display();
+        if length(&self.disk().dirty_ranges()) == 0 {
+            return Ok(fenced.within(format!(
+                "{shown} is unmounted; everything written to it was committed before it lost the disk"
+            )));
+        }
+        if self.discard.load(Ordering::Acquire) {
+            return Ok(fenced.within("what was not committed is given up, as was asked for"));
+        }
+        let (file, bytes) = rescue::keep(self.disk()).await.map_err(|error| {
+            error.within("the writes that can be committed no more cannot be kept on this machine")
+        })?;
+        let (file, bytes) = (file.display(), format_size(bytes));
+        Ok(fenced.within(format!(
+            "{bytes} of writes to {shown} were not committed; they are kept in {file}"
+        )))
     }
 
     /// One try, which waits out a store that does not answer and says so now and then.
@@ -232,25 +272,43 @@ impl Service for Life {
         }
     }
 
-    async fn unmount(&self) -> Result<()> {
+    fn dirty(&self) -> Vec<Range<u64>> {
+        self.disk().dirty_ranges()
+    }
+
+    async fn unmount(&self, discard: bool) -> Result<u64> {
+        let mut given_up = 0;
+        let shown = self.fuse.directory().display();
         match self.disk().flush().await {
-            // What is dirty is lost already, and staying mounted does not bring it back.
-            Err(error) if error.kind() == ErrorKind::Fenced => {}
+            Err(error) if error.kind() == ErrorKind::Fenced && discard => {
+                given_up = length(&self.disk().dirty_ranges());
+                self.discard.store(true, Ordering::Release);
+            }
+            Err(error) if error.kind() == ErrorKind::Fenced => {
+                let bytes = format_size(length(&self.disk().dirty_ranges()));
+                return Err(error.within(format!(
+                    "{shown} stays mounted, since {bytes} of writes can be committed no more: copy the disk with 'bucketdisk \
+                     export {shown} FILE', or give them up with 'bucketdisk umount --discard {shown}'"
+                )));
+            }
             flushed => flushed.map_err(|error| {
-                let shown = self.fuse.directory().display();
                 error.within(format!(
                     "{shown} stays mounted, since not everything can be committed"
                 ))
             })?,
         }
-        self.unmount_fuse().await?;
+        if let Err(error) = self.unmount_fuse().await {
+            self.discard.store(false, Ordering::Release);
+            return Err(error);
+        }
         let mut outcome = self.outcome.subscribe();
         let told = outcome.wait_for(Option::is_some).await.map_err(|e| {
             Error::new(ErrorKind::System, "the mount ended without a word").with_source(e)
         })?;
         match &*told {
+            Some(Err((ErrorKind::Fenced, _))) if given_up > 0 => Ok(given_up),
             Some(Err((kind, message))) => Err(Error::new(*kind, message.clone())),
-            _ => Ok(()),
+            _ => Ok(0),
         }
     }
 }

@@ -16,6 +16,7 @@ mod create;
 mod daemon;
 mod delete;
 pub mod exit;
+mod export;
 mod info;
 mod life;
 pub mod log;
@@ -24,7 +25,9 @@ mod mount_options;
 mod mount_table;
 mod progress;
 mod report;
+mod rescue;
 mod signals;
+mod sparse;
 mod status;
 mod target;
 mod umount;
@@ -110,6 +113,7 @@ fn try_run(line: impl IntoIterator<Item = OsString>) -> Result<u8> {
         Verb::Create(args) => create::run(args, &context),
         Verb::Mount(_) => Ok(()),
         Verb::Umount(args) => umount::run(args, &context),
+        Verb::Export(args) => export::run(args, &context),
         Verb::Info(args) => info::run(args, &context),
         Verb::Status(args) => status::run(args, &context),
         Verb::Delete(args) => delete::run(args, &context),

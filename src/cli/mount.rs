@@ -166,6 +166,8 @@ async fn serve(mut request: Request, starter: Option<Starter>, context: &Context
     let outcome = life.run(&mut signals).await;
     match &outcome {
         Ok(()) => info!("everything is in the bucket and the disk is released"),
+        // Then it is not this session's to release.
+        Err(error) if error.kind() == ErrorKind::Fenced => {}
         Err(_) => warn!("the disk is not released"),
     }
     listening.finish().await;

@@ -134,7 +134,14 @@ impl Report {
         line("requests", self.requests());
         line("errors", self.errors());
         if let Some(other) = &store.fenced_by {
-            line("fenced", format!("by {other}: nothing is written any more"));
+            let kept = match disk.dirty_bytes {
+                0 => "",
+                _ => "; what is dirty can be copied with 'bucketdisk export'",
+            };
+            line(
+                "fenced",
+                format!("by {other}: nothing is committed any more{kept}"),
+            );
         }
         text
     }

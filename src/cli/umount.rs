@@ -16,8 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// Asks a mount's daemon to unmount, and waits until the bucket has everything and the daemon has gone.
 ///
 /// # Errors
-/// `NotFound` where the directory is no mount of ours; `Busy` where it is in use: it stays mounted; `System` where the daemon has
-/// died: what it left in the way is cleared, but its last writes are not in the bucket; others: why data is not in the bucket.
+/// `NotFound` where the directory is no mount of ours; `Busy` where it is in use: it stays mounted; `Fenced` where what was
+/// written can be committed no more: it stays mounted, unless that is to be given up; `System` where the daemon has died: what it
+/// left in the way is cleared, but its last writes are not in the bucket; others: why data is not in the bucket.
 pub fn run(args: &UmountArgs, context: &Context) -> Result<()> {
     let mountpoint = control::mount_point(&args.mountpoint)?;
     let shown = mountpoint.display();
@@ -38,16 +39,20 @@ pub fn run(args: &UmountArgs, context: &Context) -> Result<()> {
     let step = Mutex::new(context.reporter.step("committing"));
     // What there was to do when it began, to show how much of that is done.
     let most = Mutex::new(0u64);
-    client.unmount(|progress| {
+    let given_up = client.unmount(args.discard, |progress| {
         let mut most = most.lock();
         *most = progress.dirty_bytes.max(*most);
         let done = *most - progress.dirty_bytes;
         step.lock().update(done, *most, &words(progress));
     })?;
     drop(step);
-    context.reporter.line(&format!(
-        "unmounted {shown}: everything is in the bucket, and the disk is released"
-    ));
+    context.reporter.line(&match given_up {
+        0 => format!("unmounted {shown}: everything is in the bucket, and the disk is released"),
+        bytes => format!(
+            "unmounted {shown}: {} of writes are given up",
+            format_size(bytes)
+        ),
+    });
     Ok(())
 }
 

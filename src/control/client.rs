@@ -1,6 +1,7 @@
 //! The asking side: the verbs `umount` and `status`.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,21 +63,49 @@ impl Client {
         }
     }
 
-    /// Asks to unmount, and returns when everything is in the bucket, the disk is released and the daemon has gone. Dropping the
-    /// connection, by ending this process, leaves the daemon at it.
+    /// Asks for the byte ranges that are not committed.
     ///
     /// # Errors
-    /// What the daemon answered: `Busy` where the mount is in use. `System` where it died before it was done.
-    pub fn unmount(mut self, on_progress: impl Fn(&Progress)) -> Result<()> {
-        self.ask(Request::Unmount)?;
+    /// What the daemon answered; `System` where it does not answer.
+    pub fn dirty(mut self) -> Result<Vec<Range<u64>>> {
+        self.ask(Request::Dirty)?;
+        let mut all = Vec::new();
         loop {
             match self.reply()? {
-                Some(Reply::Progress(progress)) => on_progress(&progress),
-                Some(Reply::Done) => return self.wait_for_exit(),
+                Some(Reply::Dirty { ranges, more }) => {
+                    let ranges = ranges.into_iter();
+                    all.extend(ranges.map(|(start, length)| start..start.saturating_add(length)));
+                    if !more {
+                        return Ok(all);
+                    }
+                }
                 Some(Reply::Failed { kind, message }) => {
                     return Err(Error::new(kind_of(&kind), message));
                 }
-                Some(Reply::Status { .. }) | None => return Err(self.died()),
+                Some(_) | None => return Err(self.died()),
+            }
+        }
+    }
+
+    /// Asks to unmount, and returns when everything is in the bucket, the disk is released and the daemon has gone; answers how
+    /// many bytes were given up instead, which takes `discard`. Dropping the
+    /// connection, by ending this process, leaves the daemon at it.
+    ///
+    /// # Errors
+    /// What the daemon answered: `Busy` where the mount is in use, `Fenced` where something cannot be committed any more and is not
+    /// to be given up. `System` where it died before it was done.
+    pub fn unmount(mut self, discard: bool, on_progress: impl Fn(&Progress)) -> Result<u64> {
+        self.ask(Request::Unmount { discard })?;
+        loop {
+            match self.reply()? {
+                Some(Reply::Progress(progress)) => on_progress(&progress),
+                Some(Reply::Done { given_up_bytes }) => {
+                    return self.wait_for_exit().map(|()| given_up_bytes);
+                }
+                Some(Reply::Failed { kind, message }) => {
+                    return Err(Error::new(kind_of(&kind), message));
+                }
+                Some(Reply::Status { .. } | Reply::Dirty { .. }) | None => return Err(self.died()),
             }
         }
     }

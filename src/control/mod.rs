@@ -5,6 +5,7 @@
 //! answers; what they do is the [`Service`]'s business.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,13 @@ pub enum Request {
     /// The mount's figures: one [`Reply::Status`].
     Status,
     /// Commit, unmount, release: [`Reply::Progress`] while it lasts, then [`Reply::Done`] or [`Reply::Failed`].
-    Unmount,
+    Unmount {
+        /// Give up what cannot be committed because another session has taken the disk.
+        #[serde(default)]
+        discard: bool,
+    },
+    /// The byte ranges that are not committed: [`Reply::Dirty`] until all are told.
+    Dirty,
 }
 
 /// What is answered.
@@ -49,8 +56,19 @@ pub enum Reply {
     },
     /// How far an unmount has come.
     Progress(Progress),
+    /// Byte ranges that are not committed, ascending: first byte and length of each.
+    Dirty {
+        /// Some of them.
+        ranges: Vec<(u64, u64)>,
+        /// Whether another line follows.
+        more: bool,
+    },
     /// Everything is in the bucket and the disk is released. The daemon exits; the connection ends when it has.
-    Done,
+    Done {
+        /// Bytes that were given up, as was asked for; the disk was lost then and not released.
+        #[serde(default)]
+        given_up_bytes: u64,
+    },
     /// The request failed.
     Failed {
         /// The error's kind, in lower case with dashes: `not-found`.
@@ -85,11 +103,16 @@ pub trait Service: Send + Sync {
     /// How far the commit of everything has come.
     fn progress(&self) -> Progress;
 
-    /// Commits everything, unmounts, commits what came last and releases the disk.
+    /// The byte ranges that are not committed, ascending.
+    fn dirty(&self) -> Vec<Range<u64>>;
+
+    /// Commits everything, unmounts, commits what came last and releases the disk. With `discard`, what cannot be committed
+    /// because another session has taken the disk is given up. Answers how many bytes that were.
     ///
     /// # Errors
-    /// `Busy` where the mount is in use: everything goes on as before. Others: what kept the data from the bucket.
-    async fn unmount(&self) -> Result<()>;
+    /// `Busy` where the mount is in use, and `Fenced` where something cannot be committed and is not to be given up: everything
+    /// goes on as before. Others: what kept the data from the bucket, or the disk from being released.
+    async fn unmount(&self, discard: bool) -> Result<u64>;
 }
 
 /// Names of the kinds, as they go over the socket.

@@ -23,6 +23,8 @@ use crate::error::{Error, ErrorKind, Result};
 const TICK: Duration = Duration::from_millis(250);
 /// How long a client may take to send its request, or to take an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// So many ranges fit into a line.
+const RANGES_A_LINE: usize = 16_384;
 
 /// A bound socket. Connections wait until it is served; dropping it removes the socket.
 #[derive(Debug)]
@@ -162,10 +164,27 @@ async fn answer(
             };
             send(&mut stream, &reply).await
         }
-        Ok(Request::Unmount) => {
-            let outcome = unmount(&mut stream, service).await;
+        Ok(Request::Dirty) => {
+            let ranges = service.dirty();
+            let mut left = ranges.chunks(RANGES_A_LINE).peekable();
+            loop {
+                let some = left.next().unwrap_or_default();
+                let reply = Reply::Dirty {
+                    ranges: some.iter().map(|r| (r.start, r.end - r.start)).collect(),
+                    more: left.peek().is_some(),
+                };
+                send(&mut stream, &reply).await?;
+                if left.peek().is_none() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(Request::Unmount { discard }) => {
+            let outcome = unmount(&mut stream, service, discard).await;
             let reply = match &outcome {
-                Ok(()) => Reply::Done,
+                Ok(given_up_bytes) => Reply::Done {
+                    given_up_bytes: *given_up_bytes,
+                },
                 Err(error) => failure(error),
             };
             send(&mut stream, &reply).await?;
@@ -184,10 +203,14 @@ async fn answer(
 }
 
 /// Unmounts, and tells how far that is. Goes on where the client has gone.
-async fn unmount(stream: &mut BufReader<UnixStream>, service: Arc<dyn Service>) -> Result<()> {
+async fn unmount(
+    stream: &mut BufReader<UnixStream>,
+    service: Arc<dyn Service>,
+    discard: bool,
+) -> Result<u64> {
     let mut task = {
         let service = Arc::clone(&service);
-        tokio::spawn(async move { service.unmount().await })
+        tokio::spawn(async move { service.unmount(discard).await })
     };
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

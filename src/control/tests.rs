@@ -1,6 +1,7 @@
 //! Client and server, over a real socket.
 
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use super::{mount_point, socket_path};
 use crate::error::{Error, ErrorKind, Result};
 
 const MOUNT: &str = "/mnt/disk";
+/// More ranges than fit into a line.
+const DIRTY: u64 = 100_000;
 
 /// Unmounts once it is let; answers `Busy` the first `busy` times.
 #[derive(Debug)]
@@ -38,13 +41,17 @@ impl Service for Disk {
         }
     }
 
-    async fn unmount(&self) -> Result<()> {
+    fn dirty(&self) -> Vec<Range<u64>> {
+        (0..DIRTY).map(|at| at * 4096..at * 4096 + 512).collect()
+    }
+
+    async fn unmount(&self, _: bool) -> Result<u64> {
         let permit = self.go_on.acquire().await;
         permit.expect("never closed").forget();
         if self.asked.fetch_add(1, Ordering::SeqCst) < self.busy {
             return Err(Error::new(ErrorKind::Busy, "in use"));
         }
-        Ok(())
+        Ok(0)
     }
 }
 
@@ -82,7 +89,7 @@ async fn a_busy_mount_is_told_with_its_kind_after_progress() {
     let (_listening, disk) = serve(directory.path(), 1);
     let client = connect(directory.path());
     let answer = spawn_blocking(move || {
-        client.unmount(|progress| {
+        client.unmount(false, |progress| {
             assert_eq!(progress.dirty_bytes, 5);
             disk.go_on.add_permits(1);
         })
@@ -109,6 +116,15 @@ async fn an_unmount_goes_on_when_its_client_has_gone() {
     disk.go_on.add_permits(1);
     listening.finish().await;
     assert_eq!(disk.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_number_of_ranges_is_told() {
+    let directory = tempfile::tempdir().expect("directory");
+    let (_listening, disk) = serve(directory.path(), 0);
+    let client = connect(directory.path());
+    let told = spawn_blocking(|| client.dirty()).await.expect("joins");
+    assert_eq!(told.expect("is answered"), disk.dirty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,6 +85,14 @@ impl DirtyBlock {
         self.base == Base::Zeros || self.covered == block_len
     }
 
+    /// The bytes that do not come from below, in a block of `block_len`.
+    pub(super) fn written(&self, block_len: usize) -> impl Iterator<Item = Range<usize>> {
+        let whole = (self.base == Base::Zeros).then_some(0..block_len);
+        let pieces = self.pieces.iter();
+        let parts = pieces.map(|(start, piece)| *start..*start + piece.len());
+        whole.into_iter().chain(parts)
+    }
+
     /// Takes bytes at `start`.
     pub(super) fn write(&mut self, start: usize, data: &[u8]) {
         if data.is_empty() {

@@ -154,6 +154,19 @@ impl Epoch {
         self.blocks.range(range).map(|(index, _)| *index)
     }
 
+    /// The bytes of the disk that were written or made zero, in no order; ranges may overlap.
+    pub(super) fn written(&self, geometry: Geometry) -> impl Iterator<Item = Range<u64>> {
+        let blocks = self.blocks.iter().flat_map(move |(index, dirty)| {
+            let start = geometry.offset_of(*index);
+            let parts = dirty.written(geometry.block_len());
+            parts.map(move |part| start + part.start as u64..start + part.end as u64)
+        });
+        let holes = self.holes.iter();
+        let holes =
+            holes.map(move |range| geometry.offset_of(range.start)..geometry.offset_of(range.end));
+        blocks.chain(holes)
+    }
+
     /// The ranges that became holes.
     pub(super) fn holes(&self) -> &BlockRanges {
         &self.holes

@@ -1,5 +1,6 @@
 //! A disk's figures for `status` and the `stats` file.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
@@ -46,6 +47,25 @@ pub struct DiskStatus {
 }
 
 impl Disk {
+    /// The bytes that were written, or made zero, and are not committed: ascending ranges that do not touch.
+    pub fn dirty_ranges(&self) -> Vec<Range<u64>> {
+        let geometry = self.geometry();
+        let mut found: Vec<Range<u64>> = {
+            let state = self.write_back.state.read();
+            let sealed = state.sealed.iter().flat_map(|s| s.epoch.written(geometry));
+            state.open.written(geometry).chain(sealed).collect()
+        };
+        found.sort_unstable_by_key(|range| range.start);
+        found.dedup_by(|next, range| {
+            let joined = next.start <= range.end;
+            if joined {
+                range.end = range.end.max(next.end);
+            }
+            joined
+        });
+        found
+    }
+
     /// Figures for `status`.
     pub fn status(&self) -> DiskStatus {
         let allocated_bytes = self.allocated_bytes();

@@ -131,6 +131,11 @@ impl Machine {
 
     /// Mounts a disk on a folder of this machine.
     pub fn mount(&self, url: &str, name: &str, options: &[&str]) -> Mount<'_> {
+        self.mount_saying(url, name, options).0
+    }
+
+    /// Mounts a disk on a folder of this machine, and answers what is said on the way too.
+    pub fn mount_saying(&self, url: &str, name: &str, options: &[&str]) -> (Mount<'_>, String) {
         let directory = self.home.path().join(name);
         fs::create_dir_all(&directory).expect("a folder");
         let log = self.home.path().join("log");
@@ -142,12 +147,30 @@ impl Machine {
             log.to_str().expect("UTF-8"),
         ];
         arguments.extend(options);
-        self.run(&arguments);
-        Mount {
+        let said = self.run(&arguments);
+        let mount = Mount {
             machine: self,
             directory,
             filename: "disk.img",
-        }
+        };
+        (mount, said)
+    }
+
+    /// Runs a script as another machine would: with its own name, and nothing of what the program remembers on this one. What it
+    /// mounts is seen by the script alone. `$PROGRAM` is the program, `$URL` the disk, `$DIR` a folder, `$LOG` a file to log to.
+    pub fn elsewhere(&self, url: &str, script: &str) -> Output {
+        let folder = self.path().join("elsewhere");
+        fs::create_dir_all(&folder).expect("a folder");
+        let own = "for place in /var/cache/bucketdisk /run/bucketdisk; do mount -t tmpfs -o mode=700 none $place; done\n\
+                   hostname elsewhere\n";
+        Command::new("unshare")
+            .args(["--mount", "--uts", "sh", "-euc", &format!("{own}{script}")])
+            .env("PROGRAM", env!("CARGO_BIN_EXE_bucketdisk"))
+            .env("URL", url)
+            .env("DIR", folder)
+            .env("LOG", self.path().join("log elsewhere"))
+            .output()
+            .expect("runs")
     }
 }
 
@@ -164,7 +187,7 @@ impl Mount<'_> {
         self.directory.join(self.filename)
     }
 
-    fn dir(&self) -> &str {
+    pub fn dir(&self) -> &str {
         self.directory.to_str().expect("UTF-8")
     }
 
