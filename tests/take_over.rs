@@ -335,11 +335,13 @@ fn after_a_crash_the_same_machine_goes_on_without_questions_and_says_so_in_one_l
     drop(file);
     disk.kill();
     let (disk, told) = scene.machine.mount_saying(&scene.url, "disk", &[]);
+    let told = String::from_utf8_lossy(&told.stdout);
     let line = format!("the last mount on this machine (process {pid}) has died");
     assert_eq!(lines_with(&told, &line), 1, "{told}");
     assert_eq!(read(&disk.image(), 0, 6).expect("reads"), b"synced");
     disk.umount();
     let (disk, told) = scene.machine.mount_saying(&scene.url, "disk", &[]);
+    let told = String::from_utf8_lossy(&told.stdout);
     assert_eq!(lines_with(&told, "has died"), 0, "{told}");
     disk.umount();
 }

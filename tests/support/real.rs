@@ -135,7 +135,7 @@ impl Machine {
     }
 
     /// Mounts a disk on a folder of this machine, and answers what is said on the way too.
-    pub fn mount_saying(&self, url: &str, name: &str, options: &[&str]) -> (Mount<'_>, String) {
+    pub fn mount_saying(&self, url: &str, name: &str, options: &[&str]) -> (Mount<'_>, Output) {
         let directory = self.home.path().join(name);
         fs::create_dir_all(&directory).expect("a folder");
         let log = self.home.path().join("log");
@@ -147,7 +147,8 @@ impl Machine {
             log.to_str().expect("UTF-8"),
         ];
         arguments.extend(options);
-        let said = self.run(&arguments);
+        let said = self.try_run(&arguments);
+        assert!(said.status.success(), "{arguments:?}: {said:?}");
         let mount = Mount {
             machine: self,
             directory,
@@ -169,6 +170,7 @@ impl Machine {
             .env("URL", url)
             .env("DIR", folder)
             .env("LOG", self.path().join("log elsewhere"))
+            .envs(self.environment.iter().cloned())
             .output()
             .expect("runs")
     }
