@@ -140,7 +140,7 @@ fn who_loses_the_disk_says_so_serves_reads_and_gives_its_writes_to_the_owner() {
     let told = scene.take_over();
     let took = told
         .lines()
-        .find(|line| line.starts_with("took the disk over from "));
+        .find(|line| line.starts_with("took the disk over: it was held by "));
     let took = took.unwrap_or_else(|| panic!("{told}"));
     assert!(took.contains(&format!("process {}", disk.pid())), "{took}");
 
@@ -169,13 +169,18 @@ fn who_loses_the_disk_says_so_serves_reads_and_gives_its_writes_to_the_owner() {
     let status = disk.status();
     assert_eq!(status["read_only"], true);
     assert!(status["dirty_bytes"].as_u64() >= Some(5005), "{status}");
+    assert_eq!(status["commit_blocks"], 0, "nothing is being committed");
     let by = status["store"]["fenced_by"].as_str().expect("somebody");
     assert!(by.starts_with("elsewhere (process "), "{by}");
     let log = scene.machine.log();
     assert_eq!(lines_with(&log, "ERROR"), 1, "{log}");
     assert_eq!(lines_with(&log, "taken over by elsewhere"), 1, "{log}");
     let there = fs::read_to_string(scene.file("log elsewhere")).expect("a log");
-    assert_eq!(lines_with(&there, "took the disk over from "), 1, "{there}");
+    assert_eq!(
+        lines_with(&there, "took the disk over: it was held by "),
+        1,
+        "{there}"
+    );
 
     let output = scene.machine.try_run(&["umount", disk.dir()]);
     let parts = [

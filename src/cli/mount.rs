@@ -254,7 +254,9 @@ fn from_whom(took_over: &TookOver) -> String {
             from.pid
         ),
         false => {
-            format!("took the disk over from {from}; nothing that it commits counts any more")
+            format!(
+                "took the disk over: it was held by {from}; nothing that session commits counts now"
+            )
         }
     }
 }

@@ -72,11 +72,11 @@ impl Disk {
         let outcome = self.write_back.outcome();
         let state = self.write_back.state.read();
         let (commit_blocks, done) = match &state.sealed {
-            Some(sealed) => (
+            Some(sealed) if !outcome.fenced => (
                 sealed.epoch.block_count(),
                 sealed.done.load(Ordering::Relaxed),
             ),
-            None => (0, 0),
+            _ => (0, 0),
         };
         DiskStatus {
             size_bytes: self.geometry().size_bytes(),
