@@ -172,8 +172,6 @@ fn an_s3_store_that_refuses_is_told_in_one_line() {
         3,
         &["no such bucket: nosuchbucket: check its name"],
     );
-    let nowhere = ["create", "s3://nosuchbucket/disk", "--size", "64m"];
-    refused(&machine, &nowhere, 3, &["no such bucket: nosuchbucket"]);
     refused(
         &machine,
         &["info", url, "--prefix", "other"],
