@@ -9,13 +9,15 @@ use bucketdisk::block::{BlockIndex, Seq};
 use bucketdisk::disk::Disk;
 use bucketdisk::error::ErrorKind;
 use bucketdisk::object::ObjectClient;
+use bucketdisk::store::BlockStore;
 use bucketdisk::store::versioned::{MountOptions, keys};
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use support::block_store_contract::{Incomplete, given};
 use support::fault::{Fault, Faulty};
 use support::memory::{Bucket, Change};
-use support::volume::{content, create, open, options};
+use support::volume::{self, content, create, open, options};
 use tokio::time::sleep;
 
 mod support;
@@ -127,6 +129,31 @@ async fn what_a_crash_left_is_removed_in_the_end_however_short_the_next_session_
         assert!(lists < 20, "{lists} listings");
         last.close().await.expect("closes");
     }
+}
+
+/// A session that gives a commit up claims the disk once more. It is still the one that went on after a crash, since its mount.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_gave_a_commit_up_is_still_known_to_have_gone_on_after_a_crash() {
+    let (bucket, left, _) = crashed().await;
+    let faulty = Faulty::new(bucket.client(), 1);
+    let client: Arc<dyn ObjectClient> = faulty.clone();
+    let short = volume::mount(&client, over()).await.expect("takes over");
+    // A listing takes much longer than the session.
+    faulty.always(Some(Fault::Delay(Duration::from_secs(1))));
+    let incomplete = Incomplete {
+        given: given(&[(1, 7), (2, 7)], &[]),
+        missing: BlockIndex(2),
+    };
+    let failed = short.commit(Arc::new(incomplete)).await;
+    assert_eq!(failed.expect_err("fails").kind(), ErrorKind::Damaged);
+    assert!(short.give_up().await.expect("gives up"));
+    let held = volume::mount(&bucket.client(), options()).await;
+    assert_eq!(held.expect_err("is held").kind(), ErrorKind::Held);
+    short.release().await.expect("releases");
+    let next = mount(&bucket, options()).await;
+    sleep(6 * MINUTE).await;
+    assert!(blocks(&bucket).is_disjoint(&left));
+    next.close().await.expect("closes");
 }
 
 /// A crash anywhere in a session's work, many times over, leaves nothing for good: no version that the map does not name, no record

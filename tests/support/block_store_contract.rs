@@ -168,9 +168,9 @@ async fn stored_blocks_are_told_with_their_version(store: &dyn BlockStore) {
 }
 
 /// Changes of which one block cannot be had.
-struct Incomplete {
-    given: Arc<Given>,
-    missing: BlockIndex,
+pub struct Incomplete {
+    pub given: Arc<Given>,
+    pub missing: BlockIndex,
 }
 
 #[async_trait]

@@ -10,7 +10,7 @@ use crate::object::ObjectEntry;
 
 use super::checkpoint::Checkpoint;
 use super::objects::{Numbers, Objects, Stored};
-use super::record::{Digest, RecordBody};
+use super::record::{Digest, Record, RecordBody};
 use super::replay::Replay;
 use super::{Holder, OnProgress, Progress};
 use super::{keys, listing};
@@ -104,11 +104,25 @@ impl FirstLook {
 
     /// Whether the session that had the disk last took it from one that had not released it.
     pub(super) async fn took_over(&self, objects: &Objects) -> Result<bool> {
-        let claim = objects.record(self.newest_claim()).await?;
-        Ok(claim.is_some_and(|stored| {
-            let body = stored.record.body;
-            matches!(body, RecordBody::Claim { took_over, .. } if took_over.is_some())
+        let claim = self.first_claim(objects).await?;
+        Ok(claim.is_some_and(|claim| {
+            matches!(claim.body, RecordBody::Claim { took_over, .. } if took_over.is_some())
         }))
+    }
+
+    /// The claim by which the session that had the disk last got it. It may have put others since, to give commits up.
+    async fn first_claim(&self, objects: &Objects) -> Result<Option<Record>> {
+        let mut first: Option<Record> = None;
+        let mut at = self.newest_claim();
+        while at > Seq(0)
+            && let Some(Stored { record, .. }) = objects.record(at).await?
+            && record.is_claim()
+            && first.as_ref().is_none_or(|f| f.session == record.session)
+        {
+            at = record.claim;
+            first = Some(record);
+        }
+        Ok(first)
     }
 
     /// Who holds the disk: the session that wrote last, unless it has released. `None` when the disk is free.
@@ -120,34 +134,35 @@ impl FirstLook {
                 .copied()
         };
         let last_record = stored_at(self.head).unwrap_or(SystemTime::UNIX_EPOCH);
-        let since = stored_at(self.newest_claim()).unwrap_or(last_record);
-        let holder = |session, host, pid| {
-            Some(Holder {
-                session,
-                host,
-                pid,
-                since,
-                last_record,
-            })
+        let released = match &self.newest {
+            Newest::Nothing => true,
+            Newest::Checkpoint(checkpoint) => checkpoint.last.released,
+            Newest::Record(stored) => stored.record.body == RecordBody::Release,
         };
-        let record = match &self.newest {
-            Newest::Nothing => return Ok(None),
-            Newest::Checkpoint(checkpoint) if checkpoint.last.released => return Ok(None),
-            Newest::Checkpoint(checkpoint) => {
-                let last = &checkpoint.last;
-                return Ok(holder(last.session, last.host.clone(), last.pid));
-            }
-            Newest::Record(stored) => &stored.record,
-        };
-        if record.body == RecordBody::Release {
+        if released {
             return Ok(None);
         }
         // Claims are never pruned, so this one is there.
-        let claim = objects.record(record.newest_claim()).await?;
-        Ok(match claim.map(|stored| stored.record.body) {
-            Some(RecordBody::Claim { host, pid, .. }) => holder(record.session, host, pid),
-            _ => holder(record.session, "an unknown host".to_owned(), 0),
-        })
+        let claim = self.first_claim(objects).await?;
+        let since = claim.as_ref().and_then(|claim| stored_at(claim.seq));
+        let (session, host, pid) = match (&self.newest, claim.map(|claim| claim.body)) {
+            (Newest::Checkpoint(checkpoint), _) => {
+                let last = &checkpoint.last;
+                (last.session, last.host.clone(), last.pid)
+            }
+            (Newest::Record(stored), Some(RecordBody::Claim { host, pid, .. })) => {
+                (stored.record.session, host, pid)
+            }
+            (Newest::Record(stored), _) => (stored.record.session, "an unknown host".to_owned(), 0),
+            (Newest::Nothing, _) => return Ok(None),
+        };
+        Ok(Some(Holder {
+            session,
+            host,
+            pid,
+            since: since.unwrap_or(last_record),
+            last_record,
+        }))
     }
 }
 
