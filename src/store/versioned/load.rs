@@ -72,6 +72,11 @@ impl FirstLook {
                     .await?
                     .map(|c| Newest::Checkpoint(Box::new(c))),
             };
+            // A claim that names a void one as the one before it would break the log for good: was the record pruned, and its
+            // number taken by a late claim, since the checkpoints were listed?
+            if head > checkpoint && last(&objects.checkpoint_numbers().await?) != checkpoint {
+                continue;
+            }
             if let Some(newest) = newest {
                 return Ok(FirstLook {
                     head,

@@ -1,0 +1,138 @@
+//! What others do to a disk while a mount reads it. Each of these was found by the model of the protocol (`tests/protocol.rs`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bucketdisk::block::Seq;
+use bucketdisk::object::ObjectClient;
+use bucketdisk::store::BlockStore;
+use bucketdisk::store::versioned::{MountOptions, VersionedStore, keys};
+use support::block_store_contract::{first_byte, given};
+use support::fault::{Fault, Faulty, Request};
+use support::memory::{Bucket, Change};
+use support::volume::{create, mount, options};
+
+mod support;
+
+/// Longer than superseded objects are kept.
+const LONG: Duration = Duration::from_secs(1000);
+
+async fn bucket() -> Bucket {
+    let bucket = Bucket::new();
+    create(&bucket.client(), 32 * 4096, 4096).await;
+    bucket
+}
+
+fn taking_over() -> MountOptions {
+    let mut options = options();
+    options.take_over = true;
+    // One after the other, so that a request can be told by how many came before it.
+    options.requests = 1;
+    options
+}
+
+/// Mounts the disk; `meanwhile` happens right before the `nth` (from 1) listing of a folder.
+async fn mount_while(
+    bucket: &Bucket,
+    options: MountOptions,
+    (folder, nth): (&str, usize),
+    meanwhile: impl AsyncFnOnce(),
+) -> bucketdisk::error::Result<Arc<VersionedStore>> {
+    let rehearsal = Faulty::new(bucket.cut(bucket.changes()).client(), 0);
+    let client: Arc<dyn ObjectClient> = rehearsal.clone();
+    mount(&client, options.clone())
+        .await
+        .expect("mounts undisturbed");
+    let listing = Request::List(folder.to_owned());
+    let requests = rehearsal.requests();
+    let mut listings = requests
+        .iter()
+        .enumerate()
+        .filter(|(_, request)| **request == listing);
+    let (before, _) = listings.nth(nth - 1).expect("that many listings");
+
+    let slow = Faulty::new(bucket.client(), 0);
+    slow.next(vec![Fault::Delay(Duration::ZERO); before]);
+    slow.next([Fault::Delay(LONG)]);
+    let client: Arc<dyn ObjectClient> = slow.clone();
+    let mounting = tokio::spawn(async move { mount(&client, options).await });
+    while slow.requests().len() <= before {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    meanwhile().await;
+    mounting.await.expect("no panic")
+}
+
+/// A disk at record 3 whose writer is about to put a checkpoint of that, and what becomes of slot 3 then: the record is pruned, and
+/// a claim lands there that was sent when the head was 2.
+struct Pruned {
+    before: Bucket,
+    checkpoint: Change,
+    claim: Change,
+}
+
+async fn pruned() -> Pruned {
+    let bucket = bucket().await;
+    let writer = mount(&bucket.client(), options()).await.expect("mounts");
+    writer.commit(given(&[(1, 1)], &[])).await.expect("commits");
+    let late = bucket.cut(bucket.changes());
+    mount(&late.client(), taking_over())
+        .await
+        .expect("claims the slot, in its own world");
+    let third = writer.commit(given(&[(2, 2)], &[])).await.expect("commits");
+    assert_eq!(third, Seq(3));
+    writer
+        .release()
+        .await
+        .expect("checkpoints, prunes and releases");
+    let history = bucket.history();
+    let is_put = |change: &Change, key: &str| matches!(change, Change::Put(k, _) if k == key);
+    let checkpoint = history
+        .iter()
+        .position(|change| is_put(change, &keys::checkpoint(third)));
+    let checkpoint = checkpoint.expect("was put");
+    let claims = late.history();
+    let claim = claims
+        .iter()
+        .find(|change| is_put(change, &keys::record(third)));
+    Pruned {
+        before: bucket.cut(checkpoint),
+        checkpoint: history[checkpoint].clone(),
+        claim: claim.expect("it claimed").clone(),
+    }
+}
+
+/// The first look's listings of checkpoints and of records are two requests. Between them a record can be pruned and its number
+/// be taken by a void claim, and a claim that names that one as its predecessor would break the log for good.
+#[tokio::test(start_paused = true)]
+async fn a_void_claim_is_not_followed_although_its_checkpoint_came_after_the_look() {
+    let Pruned {
+        before: bucket,
+        checkpoint,
+        claim,
+    } = pruned().await;
+    let store = mount_while(&bucket, taking_over(), ("log/", 1), async || {
+        bucket.apply(checkpoint);
+        bucket.apply(Change::Delete(keys::record(Seq(2))));
+        bucket.apply(Change::Delete(keys::record(Seq(3))));
+        bucket.apply(claim);
+    })
+    .await
+    .expect("mounts");
+    store.commit(given(&[(3, 3)], &[])).await.expect("commits");
+    store.release().await.expect("releases");
+    for list_blocks in [false, true] {
+        let mut again = options();
+        (again.read_only, again.list_blocks) = (true, list_blocks);
+        let again = mount(&bucket.client(), again)
+            .await
+            .expect("the log is whole");
+        for index in 1..=3 {
+            assert_eq!(
+                first_byte(&*again, index).await,
+                index as u8,
+                "listing: {list_blocks}"
+            );
+        }
+    }
+}
