@@ -136,3 +136,24 @@ async fn a_void_claim_is_not_followed_although_its_checkpoint_came_after_the_loo
         }
     }
 }
+
+/// The same between the two listings of the second pass: the log looks spliced for as long as the checkpoint is not seen.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_pruned_while_it_is_read_is_no_damage() {
+    let Pruned {
+        before: bucket,
+        checkpoint,
+        claim,
+    } = pruned().await;
+    let store = mount_while(&bucket, taking_over(), ("log/", 2), async || {
+        bucket.apply(checkpoint);
+        bucket.apply(Change::Delete(keys::record(Seq(3))));
+        bucket.apply(claim);
+    })
+    .await
+    .expect("mounts");
+    assert_eq!(
+        (first_byte(&*store, 1).await, first_byte(&*store, 2).await),
+        (1, 2)
+    );
+}

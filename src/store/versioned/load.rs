@@ -235,14 +235,18 @@ pub(super) async fn load(objects: &Objects, wanted: &Wanted<'_>) -> Result<Readi
             continue;
         }
         let replay = if wanted.list_blocks || no_checkpoint {
-            listing::rebuild(objects, wanted, &records).await?
+            listing::rebuild(objects, wanted, &records).await
         } else {
-            from_log(objects, wanted, newest).await?
+            from_log(objects, wanted, newest).await
         };
-        let Some(replay) = replay else { continue };
+        if matches!(replay, Ok(None)) {
+            continue;
+        }
+        // Before the log is called damaged, too: where a record was pruned a void claim may stand.
         if last(&objects.checkpoint_numbers().await?) != newest {
             continue;
         }
+        let Some(replay) = replay? else { continue };
         (wanted.progress)(Progress::MapKnown {
             stored: replay.map.len(),
         });
