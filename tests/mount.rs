@@ -500,3 +500,21 @@ fn several_threads_serve_the_mount_and_are_known_as_flushers() {
     assert!(serving > 1, "{serving} threads");
     disk.umount();
 }
+
+/// A process that waits for an answer of its own cannot be killed, not even with `kill -9`: the kernel waits for the answer, and ends
+/// nobody's wait before the process has gone.
+#[test]
+fn a_daemon_asks_nothing_of_its_own_mount() {
+    if !can_mount("a_daemon_asks_nothing_of_its_own_mount") {
+        return;
+    }
+    let (machine, url) = with_directory();
+    let disk = machine.mount(&url, "disk", &["--create", "--size", "16m", "-vv"]);
+    disk.umount();
+    let log = machine.log();
+    assert!(log.contains("store request"), "{log}");
+    let asked = log
+        .lines()
+        .find(|line| line.contains(" getattr ") || line.contains(" lookup "));
+    assert_eq!(asked, None);
+}

@@ -54,23 +54,15 @@ pub struct Life {
 
 impl Life {
     /// Of a mount that has just begun.
-    ///
-    /// # Errors
-    /// `System` where the mount does not answer.
-    pub fn new(source: Arc<Source>, fuse: FuseMount) -> Result<Arc<Life>> {
-        let found = rustix::fs::stat(fuse.directory()).map_err(|e| {
-            let context = format!("cannot look at {}", fuse.directory().display());
-            Error::new(ErrorKind::System, context).with_source(e)
-        })?;
-        // The kernel names a FUSE connection by the minor number of its device.
-        let connection = rustix::fs::minor(found.st_dev);
-        Ok(Arc::new(Life {
+    pub fn new(source: Arc<Source>, fuse: FuseMount) -> Arc<Life> {
+        let connection = fuse.connection();
+        Arc::new(Life {
             source,
             fuse: Arc::new(fuse),
             abort_switch: PathBuf::from(format!("/sys/fs/fuse/connections/{connection}/abort")),
             outcome: watch::Sender::new(None),
             discard: AtomicBool::new(false),
-        }))
+        })
     }
 
     /// Returns when the mount has ended, everything is committed and the disk is released.

@@ -271,5 +271,5 @@ async fn start_fuse(source: &Arc<Source>, options: &FuseOptions) -> Result<Arc<L
     let fuse = spawn_blocking(start).await.map_err(|e| {
         Error::new(ErrorKind::System, "the thread that mounts has failed").with_source(e)
     })??;
-    Life::new(Arc::clone(source), fuse)
+    Ok(Life::new(Arc::clone(source), fuse))
 }

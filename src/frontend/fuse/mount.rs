@@ -1,6 +1,5 @@
 //! A mounted disk: serving it, ending it.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +37,9 @@ struct Ending {
 impl FuseMount {
     /// Mounts `disk` at `mountpoint`; `stats` makes the text of the `stats` file. When this returns the files can be used.
     ///
+    /// Nothing of this process ever asks the mount for anything, not even to see whether it answers: were it killed with such a
+    /// request under way, it would wait for itself, and the kernel lets nobody end that.
+    ///
     /// # Errors
     /// One sentence with the remedy. `Usage`: an option, or the mount point is not a directory. `NotFound`: there is no such
     /// directory. `Busy`: something is mounted there. `System`: the kernel or fusermount refuses.
@@ -55,9 +57,7 @@ impl FuseMount {
         let ending = Arc::new(Ending::default());
         let config = resolved.config();
         let served = Session::from_fd(filesystem, connection, config.acl, config)
-            .and_then(|session| serve(session, Arc::clone(&ending)))
-            // The first answer. Where serving fails, the connection is closed and the kernel says so here.
-            .and_then(|()| fs::metadata(place.directory()));
+            .and_then(|session| serve(session, Arc::clone(&ending)));
         if let Err(e) = served {
             // Nobody can use what nobody serves.
             if let Err(left) = place.unmount(true) {
@@ -73,6 +73,11 @@ impl FuseMount {
     /// The mount point, absolute.
     pub fn directory(&self) -> &Path {
         self.place.directory()
+    }
+
+    /// The kernel's number of the connection, below `/sys/fs/fuse/connections`.
+    pub fn connection(&self) -> u32 {
+        self.place.connection()
     }
 
     /// Whether the kernel has ended the session.

@@ -82,6 +82,11 @@ impl Place {
         &self.directory
     }
 
+    /// The number of the FUSE connection, which is the minor one of its device.
+    pub(super) fn connection(&self) -> u32 {
+        self.device.1
+    }
+
     fn is_visible(&self) -> bool {
         look(&self.directory)
             .is_ok_and(|found| (found.stx_dev_major, found.stx_dev_minor) == self.device)
