@@ -131,7 +131,9 @@ impl<'a> Life<'a> {
         std::thread::sleep(Duration::from_micros(self.random.random_range(0..150_000)));
         let lives = daemon.try_wait().expect("can be asked").is_none();
         daemon.kill().expect("is killed");
-        daemon.wait().expect("ends");
+        wait_for("the daemon to be dead", || {
+            daemon.try_wait().expect("can be asked").is_some()
+        });
         if mounts().contains(&directory) {
             run(Command::new("umount").arg("--lazy").arg(&directory));
         }

@@ -58,13 +58,17 @@ impl Raw {
 
     /// Works until it is told to stop.
     pub fn work(&mut self, image: &Path, pulse: &Pulse) -> Result<(), String> {
-        let file = open(image)?;
+        let mut opened = None;
         pulse.run(|| {
+            let file = match &opened {
+                Some(file) => file,
+                None => opened.insert(open(image)?),
+            };
             // See the writer's.
             std::thread::sleep(Duration::from_micros(self.random.random_range(0..1500)));
             match self.random.random_range(0..20) {
-                0..2 => self.flush(&file, pulse),
-                _ => self.write(&file),
+                0..2 => self.flush(file, pulse),
+                _ => self.write(file),
             }
         })
     }
