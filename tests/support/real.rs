@@ -204,9 +204,19 @@ impl Mount<'_> {
             .expect("a pid")
     }
 
-    /// Unmounts with everything committed.
+    /// Unmounts with everything committed. Where the mount is in use, waits: a program that some other thread is starting has all
+    /// files of this process until it begins.
     pub fn umount(self) {
-        self.machine.run(&["umount", self.dir()]);
+        const IN_USE: Option<i32> = Some(13);
+        wait_for("nobody to use the mount", || {
+            let output = self.machine.try_run(&["umount", self.dir()]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                output.status.success() || output.status.code() == IN_USE,
+                "{said}"
+            );
+            output.status.success()
+        });
         assert!(!self.is_mounted());
     }
 
