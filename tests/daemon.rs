@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -26,8 +26,15 @@ fn refused(code: i32, arguments: &[&str]) -> String {
     said
 }
 
+/// What has to succeed. A mount that is in use is tried again: a program that some other test is starting has all files of this
+/// process until it begins.
 fn done(arguments: &[&str]) -> String {
-    let output = run(arguments);
+    const IN_USE: Option<i32> = Some(13);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut output = run(arguments);
+    while arguments[0] == "umount" && output.status.code() == IN_USE && Instant::now() < deadline {
+        output = run(arguments);
+    }
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
