@@ -246,6 +246,7 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
                     .collect()
             }),
             requests: plan.requests,
+            sources: versioned::Sources::system(),
             progress: Arc::clone(&spec.progress),
         },
     )

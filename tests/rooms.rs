@@ -125,6 +125,50 @@ fn every_room_exists() {
     }
 }
 
+/// A file's path below `src`.
+fn below_src(path: &Path) -> String {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let below = path.strip_prefix(src).expect("below src");
+    below.to_string_lossy().into_owned()
+}
+
+/// What a disk does to its store depends on its requests' answers, and on what was given to it: `tests/sim.rs` rests on that.
+#[test]
+fn disk_and_store_take_time_and_randomness_by_parameter() {
+    let own = [
+        "SystemTime::now",
+        "rand::random",
+        "new_v4",
+        "std::time::Instant",
+    ];
+    // Where the real ones come in, and what is done before there is a session.
+    let doors =
+        ["sources.rs", "create.rs", "record.rs"].map(|file| format!("store/versioned/{file}"));
+    for path in sources() {
+        let below = below_src(&path);
+        if !(below.starts_with("disk/") || below.starts_with("store/")) || doors.contains(&below) {
+            continue;
+        }
+        let code = code(&path);
+        for name in own {
+            assert!(
+                !code.contains(name),
+                "{below} holds {name:?}: take it as a parameter"
+            );
+        }
+        for (_, arms) in code
+            .match_indices("select! {")
+            .map(|(at, found)| code[at..].split_at(found.len()))
+        {
+            let biased = arms.trim_start().starts_with("biased;");
+            assert!(
+                biased,
+                "{below} has a select! that draws its order at random"
+            );
+        }
+    }
+}
+
 #[test]
 fn what_is_done_in_one_place_is_named_in_one_place() {
     // A name, and the only files (below src) that may hold it.
@@ -136,14 +180,7 @@ fn what_is_done_in_one_place_is_named_in_one_place() {
         ("LocalFileSystem", &["object/"]),
     ];
     for path in sources() {
-        let below = path
-            .strip_prefix(env!("CARGO_MANIFEST_DIR"))
-            .expect("below the project");
-        let below = below
-            .strip_prefix("src")
-            .expect("below src")
-            .to_string_lossy()
-            .into_owned();
+        let below = below_src(&path);
         let code = code(&path);
         for (name, places) in only {
             assert!(

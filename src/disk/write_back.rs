@@ -257,6 +257,7 @@ impl WriteBack {
     /// The committer: runs until it is stopped, or fenced.
     pub(super) async fn run(self: Arc<Self>) {
         let ended = tokio::select! {
+            biased; // in one order, so that a run repeats
             ended = self.commit_all() => ended,
             // A heartbeat or a read has found out. A commit that is under way has lost too.
             error = self.reader.store().until_fenced() => Err(error),
@@ -317,6 +318,7 @@ impl WriteBack {
             };
             match due {
                 Some(due) => tokio::select! {
+                    biased; // in one order, so that a run repeats
                     () = woken => {}
                     () = sleep_until(due) => {}
                 },
@@ -448,6 +450,7 @@ impl WriteBack {
     /// Waits, but no longer than until somebody wants the data stored now.
     async fn pause(&self, pause: Duration) {
         tokio::select! {
+            biased; // in one order, so that a run repeats
             () = tokio::time::sleep(pause) => {}
             () = self.wake.notified() => {}
         }

@@ -7,7 +7,9 @@ use bucketdisk::block::Geometry;
 use bucketdisk::disk::{Disk, DiskConfig};
 use bucketdisk::error::Result;
 use bucketdisk::object::ObjectClient;
-use bucketdisk::store::versioned::{self, DiskSpec, MountOptions, SessionId, VersionedStore};
+use bucketdisk::store::versioned::{
+    self, DiskSpec, MountOptions, SessionId, Sources, VersionedStore,
+};
 
 /// Makes a disk.
 pub async fn create(client: &Arc<dyn ObjectClient>, size_bytes: u64, block_bytes: u64) {
@@ -32,6 +34,7 @@ pub fn options() -> MountOptions {
         session: SessionId::fresh(),
         own_dead_sessions: Vec::new(),
         requests: 8,
+        sources: Sources::system(),
         progress: Arc::new(|_| {}),
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -54,9 +54,9 @@ impl VersionedStore {
             self.append(record, object).await?;
         }
         log.attempt = None;
-        log.last_record = (Instant::now(), SystemTime::now());
+        log.last_record = (Instant::now(), self.sources.now());
         self.commits.fetch_add(1, Ordering::Relaxed);
-        *self.last_commit.lock() = Some((SystemTime::now(), began.elapsed()));
+        *self.last_commit.lock() = Some((self.sources.now(), began.elapsed()));
         Ok(seq)
     }
 
@@ -120,7 +120,7 @@ impl VersionedStore {
         let (record, object) = log.pending.insert(self.next_record(seq, body));
         self.append(record, object).await?;
         log.pending = None;
-        log.last_record = (Instant::now(), SystemTime::now());
+        log.last_record = (Instant::now(), self.sources.now());
         Ok(())
     }
 
@@ -128,7 +128,7 @@ impl VersionedStore {
         if let Some(error) = self.fenced() {
             return Err(error);
         }
-        if log.silence() < SLEPT {
+        if log.silence(self.sources.now()) < SLEPT {
             return Ok(());
         }
         self.look_for_successor().await?;
@@ -241,9 +241,9 @@ impl VersionedStore {
             seq,
             session: self.session,
             claim,
-            nonce: rand::random(),
+            nonce: self.sources.number(),
             previous,
-            time: SystemTime::now(),
+            time: self.sources.now(),
             body,
         };
         let object = self.objects.encode_record(&record);

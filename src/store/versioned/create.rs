@@ -21,7 +21,8 @@ pub async fn create(client: &Arc<dyn ObjectClient>, spec: &DiskSpec) -> Result<S
     if let Some(there) = found(client.get(keys::SUPERBLOCK).await)? {
         return Err(exists(client, &there));
     }
-    let fencing = probe::create_if_absent(client, spec.unsafe_no_fencing).await?;
+    let id = Uuid::new_v4();
+    let fencing = probe::create_if_absent(client, id, spec.unsafe_no_fencing).await?;
     let superblock = Superblock {
         id: Uuid::new_v4(),
         geometry: spec.geometry,

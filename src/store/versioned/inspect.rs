@@ -11,7 +11,8 @@ use super::load::FirstLook;
 use super::mount::{objects, read_state};
 use super::record::SessionId;
 use super::{
-    DiskInfo, Holder, MountOptions, OnProgress, Progress, Stored, Superblock, keys, read_superblock,
+    DiskInfo, Holder, MountOptions, OnProgress, Progress, Sources, Stored, Superblock, keys,
+    read_superblock,
 };
 
 /// Requests at once of the listings here.
@@ -36,6 +37,7 @@ pub async fn inspect(
         session: SessionId::fresh(),
         own_dead_sessions: Vec::new(),
         requests: REQUESTS,
+        sources: Sources::system(),
         progress: Arc::clone(progress),
     };
     let loaded = read_state(&objects, &options).await?;

@@ -24,7 +24,7 @@
 //!
 //! Who does what: `keys` names objects; `superblock`, `record`, `checkpoint` are formats; `map` is the block map; `objects` reads and
 //! writes them; `replay` makes a state of records; `load` and `listing` read a state; `probe`, `create`, `mount`, `inspect` are the
-//! operations on a disk at rest; `volume` is a mounted one, with `commit` and `upkeep`.
+//! operations on a disk at rest; `volume` is a mounted one, with `commit` and `upkeep`; `sources` are its time of day and randomness.
 
 use std::fmt;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ mod objects;
 mod probe;
 pub mod record;
 mod replay;
+mod sources;
 pub mod superblock;
 mod upkeep;
 mod volume;
@@ -53,6 +54,7 @@ pub use create::{create, read_superblock};
 pub use inspect::{delete, inspect};
 pub use mount::mount;
 pub use record::SessionId;
+pub use sources::Sources;
 pub use superblock::Superblock;
 pub use volume::VersionedStore;
 
@@ -113,6 +115,8 @@ pub struct MountOptions {
     pub own_dead_sessions: Vec<SessionId>,
     /// Most requests that the mount itself runs at once (listing), and the most blocks of a commit in flight.
     pub requests: usize,
+    /// Time of day and randomness of the session.
+    pub sources: Sources,
     /// Receives progress.
     pub progress: OnProgress,
 }

@@ -1,7 +1,6 @@
 //! Mounting: find out who holds the disk, claim it, and only then read the state that the claim has frozen.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -43,7 +42,8 @@ pub async fn mount(
         }));
     }
     // Who has accepted a store without it is kept from a second writer all the same where that can be done.
-    objects.fencing = probe::create_if_absent(&objects.client, options.unsafe_no_fencing).await?;
+    let (id, accepted) = (options.sources.id(), options.unsafe_no_fencing);
+    objects.fencing = probe::create_if_absent(&objects.client, id, accepted).await?;
     for _ in 0..CLAIMS {
         let look = FirstLook::take(&objects).await?;
         let holder = look.holder(&objects).await?;
@@ -157,9 +157,9 @@ async fn claim(
         seq,
         session: options.session,
         claim: look.newest_claim(),
-        nonce: rand::random(),
+        nonce: options.sources.number(),
         previous: look.digest(),
-        time: SystemTime::now(),
+        time: options.sources.now(),
         body: RecordBody::Claim {
             host: host_name(),
             pid: std::process::id(),

@@ -10,25 +10,26 @@ use crate::object::{ObjectClient, PutOutcome};
 
 use super::keys;
 
-/// Creates one object twice under a fresh key; the second time must fail. Answers whether it did; `false` only where that is
-/// `accepted`.
+/// Creates one object twice under a key that `id` makes fresh; the second time must fail. Answers whether it did; `false` only where
+/// that is `accepted`.
 ///
 /// # Errors
 /// `Unsupported` where it does not, or the store has no such operation, unless that is accepted: then nothing keeps two machines
 /// from writing to one disk at a time. Else those of the object client: a store that takes no writes is found out here.
 pub(super) async fn create_if_absent(
     client: &Arc<dyn ObjectClient>,
+    id: Uuid,
     accepted: bool,
 ) -> Result<bool> {
-    match try_out(client).await {
+    match try_out(client, id).await {
         Ok(()) => Ok(true),
         Err(error) if accepted && error.kind() == ErrorKind::Unsupported => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-async fn try_out(client: &Arc<dyn ObjectClient>) -> Result<()> {
-    let key = format!("{}{}", keys::PROBE_FOLDER, Uuid::new_v4());
+async fn try_out(client: &Arc<dyn ObjectClient>, id: Uuid) -> Result<()> {
+    let key = format!("{}{}", keys::PROBE_FOLDER, id);
     let body =
         Bytes::from_static(b"tries whether this store can create an object only if it is absent\n");
     let first = client.put_if_absent(&key, body.clone()).await;

@@ -60,6 +60,7 @@ pub(super) async fn run(store: Weak<VersionedStore>, wanted: Arc<Notify>, leftov
             }
         }
         tokio::select! {
+            biased; // in one order, so that a run repeats
             () = tokio::time::sleep(ROUND) => {}
             () = wanted.notified() => {}
         }
@@ -211,7 +212,7 @@ impl VersionedStore {
         let Ok(mut log) = self.log.try_lock() else {
             return Ok(());
         };
-        if log.attempt.is_some() || log.silence() < HEARTBEAT {
+        if log.attempt.is_some() || log.silence(self.sources.now()) < HEARTBEAT {
             return Ok(());
         }
         self.begin_record(&mut log).await?;

@@ -26,7 +26,7 @@ use super::map::BlockMap;
 use super::mount::describe;
 use super::objects::Objects;
 use super::record::{Digest, Record, SessionId};
-use super::{MountOptions, Superblock, TookOver, keys, upkeep};
+use super::{MountOptions, Sources, Superblock, TookOver, keys, upkeep};
 
 /// What a mount begins with.
 pub(super) struct Start {
@@ -44,6 +44,7 @@ pub(super) struct Start {
 pub struct VersionedStore {
     pub(super) objects: Objects,
     pub(super) session: SessionId,
+    pub(super) sources: Sources,
     /// Blocks of a commit that are stored at once.
     pub(super) requests: usize,
     label: String,
@@ -96,9 +97,9 @@ pub(super) struct LogEnd {
 
 impl LogEnd {
     /// How long this session has written no record: by the clock that says more, so that time asleep counts.
-    pub(super) fn silence(&self) -> Duration {
+    pub(super) fn silence(&self, now: SystemTime) -> Duration {
         let (monotonic, wall) = self.last_record;
-        let wall = SystemTime::now().duration_since(wall).unwrap_or_default();
+        let wall = now.duration_since(wall).unwrap_or_default();
         wall.max(monotonic.elapsed())
     }
 }
@@ -147,6 +148,7 @@ impl VersionedStore {
         let store = Arc::new(VersionedStore {
             objects,
             session: options.session,
+            sources: options.sources.clone(),
             requests: options.requests.max(1),
             label: superblock.label,
             read_only,
@@ -165,7 +167,7 @@ impl VersionedStore {
             log: tokio::sync::Mutex::new(LogEnd {
                 attempt: None,
                 pending: None,
-                last_record: (Instant::now(), SystemTime::now()),
+                last_record: (Instant::now(), options.sources.now()),
             }),
             fenced_by: OnceLock::new(),
             fencing: Notify::new(),
