@@ -129,7 +129,9 @@ async fn the_same_seed_gives_the_same_waits() {
 async fn a_store_is_not_asked_before_it_wants_to_be_but_after_a_minute_it_is() {
     let stack = stack(HOUR, 4, 1).await;
     for (asked, at_least, below) in [(7, 7_000, 7_200), (600, 60_000, 60_200)] {
-        stack.faults.next([Fault::Busy(Duration::from_secs(asked))]);
+        stack
+            .faults
+            .next([Fault::Status(503, Some(Duration::from_secs(asked)))]);
         let begun = Instant::now();
         stack.client.put("k", x()).await.expect("put");
         let took = begun.elapsed().as_millis();
@@ -140,7 +142,9 @@ async fn a_store_is_not_asked_before_it_wants_to_be_but_after_a_minute_it_is() {
 #[tokio::test(start_paused = true)]
 async fn a_wait_beyond_patience_is_not_begun() {
     let stack = stack(Duration::from_secs(5), 4, 1).await;
-    stack.faults.next([Fault::Busy(Duration::from_secs(30))]);
+    stack
+        .faults
+        .next([Fault::Status(503, Some(Duration::from_secs(30)))]);
     let begun = Instant::now();
     let error = stack.client.get("k").await.expect_err("too long");
     assert_eq!(error.retry_after(), Some(Duration::from_secs(30)));

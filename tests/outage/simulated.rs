@@ -162,7 +162,7 @@ async fn half_an_hour_without_the_store_loses_nothing_and_is_made_up_for_within_
         Fault::Before(unreachable),
         Fault::Answer(unreachable),
         Fault::Silence(ANSWER),
-        Fault::Busy(Duration::from_secs(1)),
+        Fault::Status(503, Some(Duration::from_secs(1))),
     ];
     for outage in outages {
         let mut longest = Duration::ZERO;

@@ -1,151 +1,270 @@
-//! Faults as a layer: an `ObjectClient` that fails on command, before or after the store has applied the request, and remembers
-//! what it was asked.
+//! Faults as a layer: an `ObjectClient` that goes wrong on command or at random under a seed, in the ways in which real stores and
+//! networks do, and remembers what it was asked. The kinds are [`Fault`]'s; what each looks like to the product is what the real
+//! client makes of it (`src/object/cloud/errors.rs`).
+//!
+//! A request that has left is no longer its sender's: unless it is answered at once, it is applied whether or not anybody still waits
+//! for the answer. [`Faulty::crash`] ends a machine: what it had sent may still land, what it sends later never leaves.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bucketdisk::error::{Error, ErrorKind, Result};
-use bucketdisk::object::{ListPage, ObjectClient, PutOutcome};
+use bucketdisk::object::{BATCH, ListPage, ObjectClient, PutOutcome};
 use bytes::Bytes;
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
-/// What happens to one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// It never reaches the store.
-    Before(ErrorKind),
-    /// It never reaches the store, which asks to be left alone for so long.
-    Busy(Duration),
-    /// The store applies it, but the answer is lost.
-    Answer(ErrorKind),
-    /// It reaches the store so much later.
-    Delay(Duration),
-    /// Nothing is heard of it until [`Faulty::always`] is told of something else, which is when it reaches the store; or for so
-    /// long, and then it counts as `Unreachable`, and never does.
-    Silence(Duration),
-}
+pub use kinds::{Fault, Request};
+pub use plan::{Dealt, Sent, Weather};
 
-/// A request as it was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// `get` of a key.
-    Get(String),
-    /// `put` of a key.
-    Put(String),
-    /// `put_if_absent` of a key.
-    PutIfAbsent(String),
-    /// `delete_many` of keys.
-    Delete(Vec<String>),
-    /// `list` of a folder.
-    List(String),
-}
+use super::memory::{Bucket, Mutation};
+use plan::Plan;
+
+mod kinds;
+mod plan;
+
+/// How long the client under the product waits for an answer.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The layer.
 #[derive(Debug)]
 pub struct Faulty {
     inner: Arc<dyn ObjectClient>,
-    state: Mutex<State>,
+    /// Told of what is on its way to it, and asked for how it was.
+    bucket: Option<Bucket>,
+    plan: Arc<Mutex<Plan>>,
+    /// Told when what happens to every request changes.
     changed: Notify,
 }
 
-#[derive(Debug)]
-struct State {
-    next: VecDeque<Fault>,
-    always: Option<Fault>,
-    /// The share of requests that fail, half of them after they were applied.
-    share: f64,
-    random: SmallRng,
-    requests: Vec<Request>,
+/// A request that can be sent again.
+type Call<T> = Arc<dyn Fn() -> BoxFuture<'static, Result<T>> + Send + Sync>;
+
+/// A mutation on its way; whoever drops it has lost it.
+struct InFlight(Option<(Bucket, usize)>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if let Some((bucket, flight)) = &self.0 {
+            bucket.ended(*flight);
+        }
+    }
 }
 
 impl Faulty {
     /// No faults yet; `seed` decides those that come at random.
     pub fn new(inner: Arc<dyn ObjectClient>, seed: u64) -> Arc<Faulty> {
+        Faulty::make(inner, None, seed)
+    }
+
+    /// The same over a bucket that is told which mutations are on their way, and whose listings may lag.
+    pub fn over(bucket: &Bucket, seed: u64) -> Arc<Faulty> {
+        Faulty::make(bucket.client(), Some(bucket.clone()), seed)
+    }
+
+    fn make(inner: Arc<dyn ObjectClient>, bucket: Option<Bucket>, seed: u64) -> Arc<Faulty> {
         Arc::new(Faulty {
             inner,
+            bucket,
+            plan: Arc::new(Mutex::new(Plan::new(seed))),
             changed: Notify::new(),
-            state: Mutex::new(State {
-                next: VecDeque::new(),
-                always: None,
-                share: 0.0,
-                random: SmallRng::seed_from_u64(seed),
-                requests: Vec::new(),
-            }),
         })
     }
 
     /// The next requests, one each, before anything else.
     pub fn next(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.state().next.extend(faults);
+        self.next_of(|_| true, faults);
+    }
+
+    /// The next requests of a kind, one each, before anything else.
+    pub fn next_of(&self, which: fn(&Request) -> bool, faults: impl IntoIterator<Item = Fault>) {
+        self.plan().next_of(which, faults.into_iter().collect());
     }
 
     /// Every request, until told otherwise.
     pub fn always(&self, fault: Option<Fault>) {
-        self.state().always = fault;
+        self.plan().always = fault;
         self.changed.notify_waiters();
     }
 
-    /// This share of requests, from 0 to 1, as `Unreachable`.
+    /// Every request of the next while.
+    pub fn for_a_while(&self, while_: Duration, fault: Fault) {
+        self.plan().until = Some((tokio::time::Instant::now() + while_, fault));
+    }
+
+    /// This share of requests, from 0 to 1, as `Unreachable`, half of them after they were applied.
     pub fn at_random(&self, share: f64) {
-        self.state().share = share;
+        self.weather(Weather::failing(share));
+    }
+
+    /// What happens to requests at random.
+    pub fn weather(&self, weather: Weather) {
+        self.plan().weather = weather;
+    }
+
+    /// The machine dies: no request of it leaves any more, and none is answered.
+    pub fn crash(&self) {
+        self.plan().crashed = true;
     }
 
     /// The requests so far, in the order in which they were made.
     pub fn requests(&self) -> Vec<Request> {
-        self.state().requests.clone()
+        self.log().into_iter().map(|sent| sent.request).collect()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("state")
+    /// The same with when they were made, and their bodies.
+    pub fn log(&self) -> Vec<Sent> {
+        self.plan().log.clone()
     }
 
-    async fn through<T>(
+    /// How often each fault has happened.
+    pub fn dealt(&self) -> Dealt {
+        self.plan().dealt.clone()
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().expect("plan")
+    }
+
+    /// Sends a request on its way, which it goes whoever waits for it.
+    fn launch<T: Send + 'static>(
+        &self,
+        call: &Call<T>,
+        what: Option<Mutation>,
+        after: Duration,
+        counts: Option<&'static str>,
+    ) -> impl Future<Output = Result<T>> + Send + 'static {
+        let (flight, call, plan) = (
+            self.in_flight(what),
+            Arc::clone(call),
+            Arc::clone(&self.plan),
+        );
+        let landing = tokio::spawn(async move {
+            sleep(after).await;
+            let answer = call().await;
+            drop(flight);
+            if let Some(name) = counts {
+                plan.lock().expect("plan").dealt.count(name);
+            }
+            answer
+        });
+        async move { landing.await.expect("the store does not panic") }
+    }
+
+    fn in_flight(&self, what: Option<Mutation>) -> InFlight {
+        let noted = |bucket: &Bucket| Some((bucket.clone(), bucket.sent(what?)));
+        InFlight(self.bucket.as_ref().and_then(noted))
+    }
+
+    /// Does to a request what the plan has for it.
+    async fn through<T: Send + 'static>(
         &self,
         request: Request,
-        applied: impl Future<Output = Result<T>>,
+        what: Option<Mutation>,
+        fault: Option<Fault>,
+        call: Call<T>,
     ) -> Result<T> {
-        let fault = {
-            let mut state = self.state();
-            let context = format!("fault in {request:?}");
-            state.requests.push(request);
-            let next = state.next.pop_front().or(state.always);
-            let fault = match next {
-                None if state.share > 0.0 => {
-                    let (share, drawn) = (state.share, state.random.random::<f64>());
-                    match drawn {
-                        drawn if drawn < share / 2.0 => Some(Fault::Before(ErrorKind::Unreachable)),
-                        drawn if drawn < share => Some(Fault::Answer(ErrorKind::Unreachable)),
-                        _ => None,
-                    }
+        let (to, back) = self.plan().latency();
+        let context = format!("fault in {request:?}");
+        let broken = |why: &str| Error::new(ErrorKind::Unreachable, format!("{context}: {why}"));
+        let error = match fault {
+            None | Some(Fault::Pages(_) | Fault::Lag(_)) if to.is_zero() && back.is_zero() => {
+                let _flight = self.in_flight(what);
+                return call().await;
+            }
+            None | Some(Fault::Pages(_) | Fault::Lag(_)) => {
+                let answer = self.launch(&call, what, to, None).await;
+                sleep(back).await;
+                return answer;
+            }
+            Some(Fault::Truncated(_)) if matches!(request, Request::Get(_)) => {
+                return self.launch(&call, what, to, None).await;
+            }
+            Some(Fault::Delay(wait)) => return self.launch(&call, what, wait, None).await,
+            Some(Fault::Twice(later)) => {
+                let first = self.launch(&call, what.clone(), to, None);
+                if what.is_some() {
+                    let name = Some("late duplicates applied");
+                    drop(self.launch(&call, what, to + later, name));
                 }
-                fault => fault,
-            };
-            fault.map(|fault| (fault, context))
+                return first.await;
+            }
+            Some(Fault::Answer(kind)) => {
+                self.launch(&call, what, to, None).await?;
+                Error::new(kind, context)
+            }
+            Some(Fault::Reset(None)) => broken("connection reset"),
+            Some(Fault::Reset(Some(late))) => {
+                let name = what.is_some().then_some("late requests applied");
+                drop(self.launch(&call, what, to + late, name));
+                broken("connection reset")
+            }
+            Some(Fault::Stall(landing)) => {
+                let flight = match landing {
+                    Some(late) => {
+                        drop(self.launch(&call, what, late, None));
+                        None
+                    }
+                    None => Some(self.in_flight(what)),
+                };
+                sleep(TIMEOUT).await;
+                drop(flight);
+                broken("no answer in time")
+            }
+            Some(Fault::Silence(limit)) => {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                tokio::select! {
+                    biased;
+                    () = changed => return self.launch(&call, what, Duration::ZERO, None).await,
+                    () = sleep(limit) => broken("no answer in time"),
+                }
+            }
+            Some(Fault::Part) => {
+                let flight = self.in_flight(what);
+                sleep(to).await;
+                if let Request::Delete(keys) = &request {
+                    self.inner.delete_many(&keys[..keys.len() / 2]).await?;
+                }
+                drop(flight);
+                broken("connection reset")
+            }
+            Some(Fault::Before(_) | Fault::Status(..) | Fault::Truncated(_)) => {
+                let flight = self.in_flight(what);
+                sleep(to).await;
+                drop(flight);
+                fault.expect("matched").refusal(context)
+            }
         };
-        let changed = self.changed.notified();
+        sleep(back).await;
+        Err(error)
+    }
+
+    /// The fault for a request, which is noted.
+    async fn fault_of(&self, request: &Request, body: Option<&Bytes>) -> Option<Fault> {
+        let fault = {
+            let mut plan = self.plan();
+            match plan.crashed {
+                true => None,
+                false => Some(plan.next(request, body)),
+            }
+        };
         match fault {
-            None => applied.await,
-            Some((Fault::Silence(limit), context)) => tokio::select! {
-                () = changed => applied.await,
-                () = tokio::time::sleep(limit) => Err(Error::new(ErrorKind::Unreachable, context)),
-            },
-            Some((Fault::Before(kind), context)) => Err(Error::new(kind, context)),
-            Some((Fault::Busy(wait), context)) => {
-                Err(Error::new(ErrorKind::Unreachable, context).with_retry_after(Some(wait)))
-            }
-            Some((Fault::Answer(kind), context)) => {
-                applied.await?;
-                Err(Error::new(kind, context))
-            }
-            Some((Fault::Delay(wait), _)) => {
-                tokio::time::sleep(wait).await;
-                applied.await
-            }
+            Some(fault) => fault,
+            None => std::future::pending().await,
         }
+    }
+
+    fn call<T: 'static>(
+        &self,
+        call: impl Fn(Arc<dyn ObjectClient>) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static,
+    ) -> Call<T> {
+        let inner = Arc::clone(&self.inner);
+        Arc::new(move || call(Arc::clone(&inner)))
     }
 }
 
@@ -153,28 +272,80 @@ impl Faulty {
 impl ObjectClient for Faulty {
     async fn get(&self, key: &str) -> Result<Bytes> {
         let request = Request::Get(key.to_owned());
-        self.through(request, self.inner.get(key)).await
+        let fault = self.fault_of(&request, None).await;
+        let key = key.to_owned();
+        let call = self.call(move |inner| {
+            let key = key.clone();
+            async move { inner.get(&key).await }.boxed()
+        });
+        let body = self.through(request, None, fault, call).await?;
+        Ok(match fault {
+            Some(Fault::Truncated(len)) => body.slice(..len.min(body.len().saturating_sub(1))),
+            _ => body,
+        })
     }
 
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
         let request = Request::Put(key.to_owned());
-        self.through(request, self.inner.put(key, body)).await
+        let fault = self.fault_of(&request, Some(&body)).await;
+        let what = Mutation::Put(key.to_owned(), body.clone());
+        let key = key.to_owned();
+        let call = self.call(move |inner| {
+            let (key, body) = (key.clone(), body.clone());
+            async move { inner.put(&key, body).await }.boxed()
+        });
+        self.through(request, Some(what), fault, call).await
     }
 
     async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<PutOutcome> {
         let request = Request::PutIfAbsent(key.to_owned());
-        self.through(request, self.inner.put_if_absent(key, body))
-            .await
+        let fault = self.fault_of(&request, Some(&body)).await;
+        let what = Mutation::PutIfAbsent(key.to_owned(), body.clone());
+        let key = key.to_owned();
+        let call = self.call(move |inner| {
+            let (key, body) = (key.clone(), body.clone());
+            async move { inner.put_if_absent(&key, body).await }.boxed()
+        });
+        self.through(request, Some(what), fault, call).await
     }
 
     async fn delete_many(&self, keys: &[String]) -> Result<()> {
         let request = Request::Delete(keys.to_vec());
-        self.through(request, self.inner.delete_many(keys)).await
+        let fault = self.fault_of(&request, None).await;
+        let what = Mutation::Delete(keys.to_vec());
+        let keys = keys.to_vec();
+        let call = self.call(move |inner| {
+            let keys = keys.clone();
+            async move { inner.delete_many(&keys).await }.boxed()
+        });
+        self.through(request, Some(what), fault, call).await
     }
 
     async fn list(&self, folder: &str, after: Option<&str>) -> Result<ListPage> {
         let request = Request::List(folder.to_owned());
-        self.through(request, self.inner.list(folder, after)).await
+        let fault = self.fault_of(&request, None).await;
+        let (most, ago) = match fault {
+            Some(Fault::Pages(most)) => (most, Duration::ZERO),
+            Some(Fault::Lag(ago)) => (BATCH, ago),
+            _ => (BATCH, Duration::ZERO),
+        };
+        let (folder, after) = (folder.to_owned(), after.map(str::to_owned));
+        let bucket = self.bucket.clone();
+        let call = self.call(move |inner| {
+            let (folder, after, bucket) = (folder.clone(), after.clone(), bucket.clone());
+            let listing = async move {
+                match bucket {
+                    Some(bucket) => Ok(bucket.page(&folder, after.as_deref(), most, ago)),
+                    None => {
+                        let whole = most == BATCH && ago.is_zero();
+                        assert!(whole, "only a layer over a bucket knows how it was");
+                        inner.list(&folder, after.as_deref()).await
+                    }
+                }
+            };
+            listing.boxed()
+        });
+        self.through(request, None, fault, call).await
     }
 
     fn location(&self) -> String {
