@@ -157,3 +157,29 @@ async fn a_log_that_is_pruned_while_it_is_read_is_no_damage() {
         (1, 2)
     );
 }
+
+/// A mount for writing that lists the blocks may take longer than superseded ones are kept; when it was itself taken over
+/// meanwhile, what it finds is of no one state.
+#[tokio::test(start_paused = true)]
+async fn a_slow_listing_that_was_overtaken_is_begun_anew() {
+    let bucket = bucket().await;
+    let writer = mount(&bucket.client(), options()).await.expect("mounts");
+    writer.commit(given(&[(1, 1)], &[])).await.expect("commits");
+    let mut listing = taking_over();
+    listing.list_blocks = true;
+    let store = mount_while(&bucket, listing, ("blocks/01/", 1), async || {
+        let second = mount(&bucket.client(), taking_over())
+            .await
+            .expect("takes over");
+        second.commit(given(&[(1, 2)], &[])).await.expect("commits");
+        tokio::time::sleep(LONG / 2).await;
+        assert_eq!(
+            second.status().garbage_objects,
+            0,
+            "what it superseded is gone"
+        );
+    })
+    .await
+    .expect("mounts");
+    assert_eq!(first_byte(&*store, 1).await, 2);
+}

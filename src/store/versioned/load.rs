@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
 
 use crate::block::Seq;
 use crate::error::{Error, ErrorKind, Result};
@@ -12,6 +13,7 @@ use super::checkpoint::Checkpoint;
 use super::objects::{Numbers, Objects, Stored};
 use super::record::{Digest, Record, RecordBody};
 use super::replay::Replay;
+use super::upkeep::GRACE;
 use super::{Holder, OnProgress, Progress};
 use super::{keys, listing};
 
@@ -179,6 +181,8 @@ pub(super) struct Wanted<'a> {
     pub(super) claimed: bool,
     /// Build the map from a listing of the blocks.
     pub(super) list_blocks: bool,
+    /// A moment at which `end` was not superseded yet.
+    pub(super) since: Instant,
     /// Requests at once.
     pub(super) requests: usize,
     pub(super) progress: &'a OnProgress,
@@ -202,7 +206,7 @@ pub(super) enum Reading {
     State(Box<Loaded>),
     /// The claim's slot had been pruned: claim another.
     Void,
-    /// (Read-only) the writer has gone on past `end`: look again.
+    /// A writer has gone on past `end`, so that its state cannot be known any more: look again.
     Passed,
 }
 
@@ -234,7 +238,8 @@ pub(super) async fn load(objects: &Objects, wanted: &Wanted<'_>) -> Result<Readi
         if !complete && !no_checkpoint {
             continue;
         }
-        let replay = if wanted.list_blocks || no_checkpoint {
+        let listed = wanted.list_blocks || no_checkpoint;
+        let replay = if listed {
             listing::rebuild(objects, wanted, &records).await
         } else {
             from_log(objects, wanted, newest).await
@@ -247,6 +252,13 @@ pub(super) async fn load(objects: &Objects, wanted: &Wanted<'_>) -> Result<Readi
             continue;
         }
         let Some(replay) = replay? else { continue };
+        // What has been superseded since is deleted some time later: a listing that took as long may have found a hole in its place.
+        if listed
+            && wanted.since.elapsed() >= GRACE
+            && was_changed_since(objects, wanted.end).await?
+        {
+            return Ok(Reading::Passed);
+        }
         (wanted.progress)(Progress::MapKnown {
             stored: replay.map.len(),
         });

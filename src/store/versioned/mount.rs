@@ -9,10 +9,10 @@ use crate::codec::Checked;
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::ObjectClient;
 
-use super::load::{FirstLook, Loaded, Reading, Wanted, load, was_changed_since};
+use super::load::{FirstLook, Loaded, Reading, Wanted, load};
 use super::objects::{Objects, RecordPut};
 use super::record::{Record, RecordBody, SessionId};
-use super::upkeep::{GRACE, HEARTBEAT};
+use super::upkeep::HEARTBEAT;
 use super::volume::{Start, VersionedStore};
 use super::{Holder, MountOptions, Superblock, TookOver, probe};
 
@@ -45,6 +45,7 @@ pub async fn mount(
     let (id, accepted) = (options.sources.id(), options.unsafe_no_fencing);
     objects.fencing = probe::create_if_absent(&objects.client, id, accepted).await?;
     for _ in 0..CLAIMS {
+        let since = Instant::now();
         let look = FirstLook::take(&objects).await?;
         let holder = look.holder(&objects).await?;
         if let Some(holder) = &holder {
@@ -57,6 +58,7 @@ pub async fn mount(
             end,
             claimed: true,
             list_blocks: options.list_blocks,
+            since,
             requests: options.requests,
             progress: &options.progress,
         };
@@ -106,21 +108,17 @@ pub(super) fn objects(
 /// One fixed state, without a claim: the newest there is.
 pub(super) async fn read_state(objects: &Objects, options: &MountOptions) -> Result<Loaded> {
     for _ in 0..CLAIMS {
-        let began = Instant::now();
+        let since = Instant::now();
         let look = FirstLook::take(objects).await?;
         let wanted = Wanted {
             end: look.head,
             claimed: false,
             list_blocks: options.list_blocks,
+            since,
             requests: options.requests,
             progress: &options.progress,
         };
-        let Reading::State(loaded) = load(objects, &wanted).await? else {
-            continue;
-        };
-        // What a writer has superseded since is deleted some time later: a listing that took as long may have found a hole in its
-        // place.
-        if began.elapsed() < GRACE || !was_changed_since(objects, look.head).await? {
+        if let Reading::State(loaded) = load(objects, &wanted).await? {
             return Ok(*loaded);
         }
     }
