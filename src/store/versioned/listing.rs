@@ -44,7 +44,9 @@ pub(super) async fn rebuild(
         replay.digest = end.digest;
     }
 
-    let mut stale: Vec<(BlockIndex, Seq)> = Vec::new();
+    // Superseded by the version that displaced it, and not by the end: else the record of a hole that a still newer record made
+    // could be pruned before all that it hides from a listing is deleted.
+    let mut stale: Vec<Garbage> = Vec::new();
     for_each_block(
         objects,
         wanted.requests,
@@ -53,25 +55,24 @@ pub(super) async fn rebuild(
             if version > wanted.end || claims.contains(&version) {
                 return;
             }
+            let garbage = |version, superseded_by| Garbage {
+                index,
+                version,
+                superseded_by,
+            };
             match replay.map.get(index) {
-                Some(other) if other > version => stale.push((index, version)),
+                Some(newer) if newer > version => stale.push(garbage(version, newer)),
                 _ => stale.extend(
                     replay
                         .map
                         .insert(index, version)
-                        .map(|older| (index, older)),
+                        .map(|older| garbage(older, version)),
                 ),
             }
         },
     )
     .await?;
-    for (index, version) in stale {
-        replay.garbage.push(Garbage {
-            index,
-            version,
-            superseded_by: wanted.end,
-        });
-    }
+    replay.garbage.append(&mut stale);
     for stored in records.values() {
         punch_holes(&mut replay, &stored.record);
     }
