@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::block::{Block, BlockIndex, Geometry, Seq};
 use crate::codec::{Codec, DecodeError, ObjectKind, Place};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Source};
 use crate::object::{ObjectClient, PutOutcome, list_all};
 
 use super::checkpoint::Checkpoint;
@@ -66,31 +66,48 @@ impl Objects {
             .collect())
     }
 
+    /// An object, decoded; `None` where there is none. One that does not decode is fetched once more first: the damage may have
+    /// happened on the way.
+    ///
+    /// # Errors
+    /// Those of the object client; within, those of `decode`.
+    async fn fetch<T, E: Into<Source>>(
+        &self,
+        key: &str,
+        decode: impl Fn(Bytes) -> Result<T, E>,
+    ) -> Result<Option<Result<T, Source>>> {
+        let mut tries = 0;
+        loop {
+            let Some(object) = found(self.client.get(key).await)? else {
+                return Ok(None);
+            };
+            tries += 1;
+            match decode(object).map_err(E::into) {
+                Err(error) if tries < 2 => {
+                    tracing::warn!(%key, %error, "an object does not check out; fetching it once more");
+                }
+                outcome => return Ok(Some(outcome)),
+            }
+        }
+    }
+
     /// A record; `None` where there is none of that number.
     ///
     /// # Errors
     /// `Damaged` where it does not decode.
     pub(super) async fn record(&self, seq: Seq) -> Result<Option<Stored>> {
-        let Some(object) = found(self.client.get(&keys::record(seq)).await)? else {
-            return Ok(None);
+        let key = keys::record(seq);
+        let decode = |object: Bytes| {
+            let (codec, blocks) = (&*self.codec, self.geometry.blocks());
+            Record::decode(codec, self.disk, blocks, seq, &object).map(|record| Stored {
+                record,
+                digest: Record::digest(&object),
+            })
         };
-        let record = self.decode_record(seq, &object)?;
-        Ok(Some(Stored {
-            record,
-            digest: Record::digest(&object),
-        }))
-    }
-
-    fn decode_record(&self, seq: Seq, object: &Bytes) -> Result<Record> {
-        Record::decode(&*self.codec, self.disk, self.geometry.blocks(), seq, object).map_err(|e| {
-            Error::new(
-                ErrorKind::Damaged,
-                format!(
-                    "log record {} is damaged: put the object back as it was",
-                    keys::record(seq)
-                ),
-            )
-            .with_source(e)
+        let fetched = self.fetch(&key, decode).await?.transpose();
+        fetched.map_err(|error| {
+            let text = format!("log record {key} is damaged: put the object back as it was");
+            Error::new(ErrorKind::Damaged, text).with_source(error)
         })
     }
 
@@ -113,14 +130,14 @@ impl Objects {
             self.client.put(&key, object.clone()).await?;
             return Ok(RecordPut::Ours);
         }
-        let Some(there) = found(self.client.get(&key).await)? else {
+        let Some(there) = self.record(seq).await? else {
             let text = format!("log record {key} was pruned while it was looked at; try again");
             return Err(Error::new(ErrorKind::Unreachable, text));
         };
-        if there == object {
+        if there.digest == Record::digest(object) {
             return Ok(RecordPut::Ours);
         }
-        Ok(RecordPut::Taken(Box::new(self.decode_record(seq, &there)?)))
+        Ok(RecordPut::Taken(Box::new(there.record)))
     }
 
     /// A checkpoint; `None` where there is none of that number.
@@ -129,22 +146,16 @@ impl Objects {
     /// `Damaged` where it does not decode.
     pub(super) async fn checkpoint(&self, seq: Seq) -> Result<Option<Checkpoint>> {
         let key = keys::checkpoint(seq);
-        let Some(object) = found(self.client.get(&key).await)? else {
-            return Ok(None);
+        let decode = |object: Bytes| {
+            let (codec, blocks) = (&*self.codec, self.geometry.blocks());
+            Checkpoint::decode(codec, self.disk, seq, blocks, &object)
         };
-        let checkpoint = Checkpoint::decode(
-            &*self.codec,
-            self.disk,
-            seq,
-            self.geometry.blocks(),
-            &object,
-        )
-        .map_err(|e| {
+        let fetched = self.fetch(&key, decode).await?.transpose();
+        fetched.map_err(|error| {
             let text =
                 format!("checkpoint {key} is damaged: mount with --list-blocks to do without it");
-            Error::new(ErrorKind::Damaged, text).with_source(e)
-        })?;
-        Ok(Some(checkpoint))
+            Error::new(ErrorKind::Damaged, text).with_source(error)
+        })
     }
 
     /// Writes a checkpoint; one that is there already says the same.
@@ -152,29 +163,15 @@ impl Objects {
         self.client.put(&keys::checkpoint(seq), object).await
     }
 
-    /// A version of a block; `None` where there is no such object. An object that does not decode is fetched once more first: the
-    /// damage may have happened on the way.
+    /// A version of a block; `None` where there is no such object.
     ///
     /// # Errors
     /// `Damaged`, naming the block, its byte range and its key.
     pub(super) async fn block(&self, index: BlockIndex, version: Seq) -> Result<Option<Block>> {
         let key = keys::block(index, version);
-        let mut tries = 0;
-        loop {
-            let Some(object) = found(self.client.get(&key).await)? else {
-                return Ok(None);
-            };
-            tries += 1;
-            match self.decode_block(index, version, object) {
-                Ok(block) => return Ok(Some(block)),
-                Err(error) if tries == 2 => {
-                    return Err(self.damaged(index, &key).with_source(error));
-                }
-                Err(error) => {
-                    tracing::warn!(%key, %error, "a block does not check out; fetching it once more")
-                }
-            }
-        }
+        let decode = |object| self.decode_block(index, version, object);
+        let fetched = self.fetch(&key, decode).await?.transpose();
+        fetched.map_err(|error| self.damaged(index, &key).with_source(error))
     }
 
     fn decode_block(
