@@ -16,6 +16,8 @@ use support::memory::{Bucket, Change};
 use support::volume::{content, create, open, options};
 use tokio::time::{Instant, sleep, timeout};
 
+#[path = "faults/kinds.rs"]
+mod kinds;
 mod support;
 
 const BLOCK: u64 = 4096;

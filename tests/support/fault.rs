@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bucketdisk::error::{Error, ErrorKind, Result};
-use bucketdisk::object::{BATCH, ListPage, ObjectClient, PutOutcome};
+use bucketdisk::object::{
+    BATCH, Limit, ListPage, ObjectClient, Patience, PutOutcome, Retry, Traffic,
+};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -72,6 +74,18 @@ impl Faulty {
             plan: Arc::new(Mutex::new(Plan::new(seed))),
             changed: Notify::new(),
         })
+    }
+
+    /// The product's own decorators over the layer, as `open` stacks them.
+    pub fn behind_retries(
+        self: &Arc<Self>,
+        patience: Patience,
+        requests: usize,
+        seed: u64,
+    ) -> Arc<dyn ObjectClient> {
+        let limited = Arc::new(Limit::new(self.clone(), requests));
+        let traffic = Arc::new(Traffic::default());
+        Arc::new(Retry::new(limited, patience, traffic, seed))
     }
 
     /// The next requests, one each, before anything else.

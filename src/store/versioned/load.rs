@@ -1,6 +1,6 @@
 //! Reading a disk's state: checkpoint, then the records after it, then a second look that nothing was pruned meanwhile.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
@@ -19,6 +19,8 @@ use super::{keys, listing};
 
 /// How often reading begins anew, because a writer went on or a listing was stale, before giving up.
 const TRIES: usize = 20;
+/// The pause after a listing that does not show what is known to be there: stores that promise that it does need none.
+const LAG_PAUSE: Duration = Duration::from_millis(500);
 
 /// The first look: what there is, and who wrote last. Nothing that it finds is relied on, but the number to claim.
 #[derive(Debug)]
@@ -228,12 +230,17 @@ pub(super) async fn load(objects: &Objects, wanted: &Wanted<'_>) -> Result<Readi
             });
         }
         let records = objects.record_numbers().await?;
+        if newest < wanted.end && !records.contains_key(&wanted.end) {
+            // It is there, so the listing lags behind: what else it does not show may be there too.
+            tokio::time::sleep(LAG_PAUSE).await;
+            continue;
+        }
         let complete = (newest.0..wanted.end.0).all(|n| records.contains_key(&Seq(n + 1)));
         if !complete && newest == Seq(0) {
             gaps_without_checkpoint += 1;
         }
-        // Records were pruned, and the checkpoint that allowed it is gone: what is left is to look at the blocks themselves. A
-        // listing that lags behind could look like that once, so it has to be seen again.
+        // Records were pruned, and the checkpoint that allowed it is gone: what is left is to look at the blocks themselves. Another
+        // session's checkpoint could look like that once, so it has to be seen again.
         let no_checkpoint = gaps_without_checkpoint >= 3;
         if !complete && !no_checkpoint {
             continue;
