@@ -132,7 +132,7 @@ fn below_src(path: &Path) -> String {
     below.to_string_lossy().into_owned()
 }
 
-/// What a disk does to its store depends on its requests' answers, and on what was given to it: `tests/sim.rs` rests on that.
+/// What a disk does to its store depends on its requests' answers, and on what was given to it: so a test repeats a run exactly.
 #[test]
 fn disk_and_store_take_time_and_randomness_by_parameter() {
     let own = [

@@ -1,6 +1,7 @@
 //! `bucketdisk mount`, in the process that serves the mount: the daemon, or the program in the foreground.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
@@ -255,7 +256,8 @@ fn from_whom(took_over: &TookOver) -> String {
         ),
         false => {
             format!(
-                "took the disk over: it was held by {from}; nothing that session commits counts now"
+                "took the disk over: it was held by {}; nothing that session commits counts now",
+                from.describe(SystemTime::now())
             )
         }
     }

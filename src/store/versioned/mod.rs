@@ -20,13 +20,13 @@
 //! commit superseded something is kept until that is deleted, and claims are kept for good: the claim at h+1 is what fences a
 //! writer that sleeps with head h, however long.
 //!
-//! The model of all this is checked exhaustively (two writers, crashes, lost answers, late requests); see bucketdisk-layout(5).
+//! A model of the order of these steps was checked exhaustively (two writers, crashes, lost answers, late requests); see
+//! bucketdisk-layout(5). `tests/races.rs` has what it found.
 //!
 //! Who does what: `keys` names objects; `superblock`, `record`, `checkpoint` are formats; `map` is the block map; `objects` reads and
 //! writes them; `replay` makes a state of records; `load` and `listing` read a state; `probe`, `create`, `mount`, `inspect` are the
 //! operations on a disk at rest; `volume` is a mounted one, with `commit` and `upkeep`; `sources` are its time of day and randomness.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -160,13 +160,11 @@ pub struct Holder {
     pub last_record: SystemTime,
 }
 
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let silent = SystemTime::now()
-            .duration_since(self.last_record)
-            .unwrap_or_default();
-        write!(
-            f,
+impl Holder {
+    /// Who it is, since when, and how long it has been silent `now`; for messages.
+    pub fn describe(&self, now: SystemTime) -> String {
+        let silent = now.duration_since(self.last_record).unwrap_or_default();
+        format!(
             "{} (process {}) since {}, last heard of {} ago",
             self.host,
             self.pid,

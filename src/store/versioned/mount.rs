@@ -135,9 +135,10 @@ fn may_claim(objects: &Objects, holder: &Holder, options: &MountOptions) -> Resu
         return Ok(());
     }
     let text = format!(
-        "{} is held by {holder}: unmount it there, or, if that session is dead (one that lives is heard of every {}), mount with \
+        "{} is held by {}: unmount it there, or, if that session is dead (one that lives is heard of every {}), mount with \
          --take-over",
         objects.client.location(),
+        holder.describe(options.sources.now()),
         humantime::format_duration(HEARTBEAT),
     );
     Err(Error::new(ErrorKind::Held, text))
