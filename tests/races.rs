@@ -1,9 +1,10 @@
-//! What others do to a disk while a mount reads it. Each of these was found by the model of the protocol (`tests/protocol.rs`).
+//! What others do to a disk while a mount reads it. Most of these were found by a model of the protocol.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bucketdisk::block::Seq;
+use bucketdisk::error::ErrorKind;
 use bucketdisk::object::ObjectClient;
 use bucketdisk::store::BlockStore;
 use bucketdisk::store::versioned::{MountOptions, VersionedStore, keys};
@@ -211,4 +212,29 @@ async fn a_hole_stays_one_for_listings_until_every_old_version_is_deleted() {
         .expect("checkpoints, prunes and releases");
     let store = mount(&bucket.client(), listing).await.expect("mounts");
     assert_eq!(first_byte(&*store, 1).await, 0);
+}
+
+/// Two mounts find the disk free at the same time: the number of the claim goes to one of them.
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_another_was_quicker_to_put_is_no_claim() {
+    let bucket = bucket().await;
+    let slow = Faulty::new(bucket.client(), 0);
+    let is_claim =
+        |request: &Request| matches!(request, Request::PutIfAbsent(key) if key.starts_with("log/"));
+    slow.next_of(is_claim, [Fault::Delay(LONG)]);
+    let client: Arc<dyn ObjectClient> = slow.clone();
+    let mounting = tokio::spawn(async move { mount(&client, options()).await });
+    while !slow.requests().iter().any(is_claim) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let quicker = mount(&bucket.client(), options()).await.expect("is free");
+    let error = mounting
+        .await
+        .expect("no panic")
+        .expect_err("is held by now");
+    assert_eq!(error.kind(), ErrorKind::Held);
+    quicker
+        .commit(given(&[(1, 1)], &[]))
+        .await
+        .expect("has the disk");
 }
