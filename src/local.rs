@@ -85,6 +85,19 @@ impl LocalState {
         })
     }
 
+    /// Sessions of a disk that this machine has had, whose processes are dead; none where one of them holds the lock, or nothing
+    /// is remembered.
+    pub fn dead_sessions_of(root: &Path, disk: Uuid) -> Vec<Uuid> {
+        let directory = root.join(disk.to_string());
+        let Ok(lock) = File::open(directory.join("session")) else {
+            return Vec::new();
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => read_sessions(&directory.join("sessions.json")),
+            Err(_) => Vec::new(),
+        }
+    }
+
     /// Sessions of this machine and user whose processes are dead, since the lock is held.
     pub fn dead_sessions(&self) -> &[Uuid] {
         &self.dead
@@ -285,6 +298,19 @@ mod tests {
         state.trim(second).expect("trim");
         drop(state);
         assert_eq!(lock(root.path()).expect("lock").dead_sessions(), [second]);
+    }
+
+    #[test]
+    fn whoever_only_looks_sees_the_sessions_of_dead_processes_and_none_of_a_live_one() {
+        let root = tempfile::tempdir().expect("directory");
+        assert!(LocalState::dead_sessions_of(root.path(), DISK).is_empty());
+        let session = Uuid::new_v4();
+        let state = lock(root.path()).expect("lock");
+        state.remember(session).expect("remember");
+        assert!(LocalState::dead_sessions_of(root.path(), DISK).is_empty());
+        drop(state);
+        assert_eq!(LocalState::dead_sessions_of(root.path(), DISK), [session]);
+        lock(root.path()).expect("nothing is locked any more");
     }
 
     #[test]

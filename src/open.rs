@@ -149,9 +149,19 @@ pub async fn inspect(target: &Target, progress: &OnProgress) -> Result<DiskInfo>
 /// Deletes a disk, and answers how many objects that were.
 ///
 /// # Errors
-/// `NotFound`; `Held` unless `even_if_held`; those of the store: then some objects are left.
+/// `NotFound`; `Held` unless `even_if_held`, or a dead mount of this machine holds it; those of the store: then some objects are left.
 pub async fn delete(target: &Target, even_if_held: bool, progress: &OnProgress) -> Result<u64> {
-    versioned::delete(&client(target).await?, even_if_held, progress).await
+    let client = client(target).await?;
+    let own = match (
+        versioned::read_superblock(&client).await,
+        LocalState::root(),
+    ) {
+        (Ok(superblock), Some(root)) => LocalState::dead_sessions_of(&root, superblock.id),
+        // What is wrong with it is found again, where it matters.
+        _ => Vec::new(),
+    };
+    let own: Vec<SessionId> = own.into_iter().map(SessionId).collect();
+    versioned::delete(&client, even_if_held, &own, progress).await
 }
 
 /// How a disk is to be mounted.

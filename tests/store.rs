@@ -417,12 +417,12 @@ async fn delete_removes_the_disk_and_nothing_else() {
         bucket.apply(Change::Put(foreign.to_owned(), "mine".into()));
     }
     let quiet: versioned::OnProgress = Arc::new(|_| {});
-    let error = versioned::delete(&client, false, &quiet)
+    let error = versioned::delete(&client, false, &[], &quiet)
         .await
         .expect_err("is held");
     assert_eq!(error.kind(), ErrorKind::Held);
     store.release().await.expect("releases");
-    versioned::delete(&client, false, &quiet)
+    versioned::delete(&client, false, &[], &quiet)
         .await
         .expect("deletes");
     let left = [
@@ -432,7 +432,7 @@ async fn delete_removes_the_disk_and_nothing_else() {
         "photo.jpg",
     ];
     assert_eq!(bucket.keys(), left);
-    let error = versioned::delete(&client, false, &quiet)
+    let error = versioned::delete(&client, false, &[], &quiet)
         .await
         .expect_err("is gone");
     assert_eq!(error.kind(), ErrorKind::NotFound);

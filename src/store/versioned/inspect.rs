@@ -65,15 +65,18 @@ pub async fn inspect(
 /// deleted. Foreign objects under the prefix are left alone.
 ///
 /// # Errors
-/// `Held` while a session holds the disk, unless `even_if_held`, which also deletes a disk whose superblock cannot be used. Any
-/// request that failed for good: the disk is then partly deleted, and deleting again goes on.
+/// `Held` while a session holds the disk that is none of `own_dead_sessions`, unless `even_if_held`, which also deletes a disk whose
+/// superblock cannot be used. Any request that failed for good: the disk is then partly deleted, and deleting again goes on.
 pub async fn delete(
     client: &Arc<dyn ObjectClient>,
     even_if_held: bool,
+    own_dead_sessions: &[SessionId],
     progress: &OnProgress,
 ) -> Result<u64> {
     match read_superblock(client).await {
-        Ok(superblock) if !even_if_held => refuse_if_held(client, &superblock).await?,
+        Ok(superblock) if !even_if_held => {
+            refuse_if_held(client, &superblock, own_dead_sessions).await?;
+        }
         Err(error) if !even_if_held || error.kind() == ErrorKind::NotFound => return Err(error),
         _ => {}
     }
@@ -108,10 +111,15 @@ pub async fn delete(
     Ok(found)
 }
 
-async fn refuse_if_held(client: &Arc<dyn ObjectClient>, superblock: &Superblock) -> Result<()> {
+async fn refuse_if_held(
+    client: &Arc<dyn ObjectClient>,
+    superblock: &Superblock,
+    own_dead_sessions: &[SessionId],
+) -> Result<()> {
     let objects = objects(Arc::clone(client), superblock, true);
     match FirstLook::take(&objects).await?.holder(&objects).await? {
         None => Ok(()),
+        Some(holder) if own_dead_sessions.contains(&holder.session) => Ok(()),
         Some(Holder { host, pid, .. }) => {
             let text = format!(
                 "{} is held by {host} (process {pid}): unmount it there first",
