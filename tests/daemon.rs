@@ -268,6 +268,36 @@ fn a_daemon_that_was_killed_is_told_of_cleared_away_and_its_disk_mounted_again()
 }
 
 #[test]
+fn the_disk_of_a_daemon_of_this_machine_that_was_killed_is_deleted_without_force() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new().mounted(&[]);
+    let at = place.text("mnt");
+    let pid = place.pid();
+    kill_process(pid, Signal::KILL).expect("kills");
+    // Whether it is dead yet or still dying.
+    let said = refused(1, &["umount", &at]);
+    assert!(said.contains("died"), "{said}");
+    assert!(!place.is_mounted());
+    wait_for(pid);
+    assert!(!place.holder().is_null());
+    done(&["delete", &place.url, "--yes"]);
+    refused(3, &["info", &place.url]);
+}
+
+#[test]
+fn unmounting_a_read_only_mount_says_nothing_of_commits() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new().mounted(&["--read-only"]);
+    let said = done(&["umount", &place.text("mnt")]);
+    assert!(said.contains("which was read-only"), "{said}");
+    assert!(!said.contains("bucket"), "{said}");
+}
+
+#[test]
 fn a_plain_umount_commits_before_the_daemon_exits() {
     if !can_mount() {
         return;

@@ -27,7 +27,7 @@ use super::rescue;
 use super::signals::Signals;
 use super::sparse::length;
 use crate::config::format_size;
-use crate::control::{Progress, Service};
+use crate::control::{Progress, Service, Unmounted};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::fuse::FuseMount;
@@ -268,12 +268,16 @@ impl Service for Life {
         self.disk().dirty_ranges()
     }
 
-    async fn unmount(&self, discard: bool) -> Result<u64> {
-        let mut given_up = 0;
+    async fn unmount(&self, discard: bool) -> Result<Unmounted> {
+        let mut done = match self.disk().is_read_only() {
+            true => Unmounted::ReadOnly,
+            false => Unmounted::Released,
+        };
         let shown = self.fuse.directory().display();
         match self.disk().flush().await {
             Err(error) if error.kind() == ErrorKind::Fenced && discard => {
-                given_up = length(&self.disk().dirty_ranges());
+                let bytes = length(&self.disk().dirty_ranges());
+                done = Unmounted::GivenUp { bytes };
                 self.discard.store(true, Ordering::Release);
             }
             Err(error) if error.kind() == ErrorKind::Fenced => {
@@ -298,9 +302,11 @@ impl Service for Life {
             Error::new(ErrorKind::System, "the mount ended without a word").with_source(e)
         })?;
         match &*told {
-            Some(Err((ErrorKind::Fenced, _))) if given_up > 0 => Ok(given_up),
+            Some(Err((ErrorKind::Fenced, _))) if matches!(done, Unmounted::GivenUp { .. }) => {
+                Ok(done)
+            }
             Some(Err((kind, message))) => Err(Error::new(*kind, message.clone())),
-            _ => Ok(0),
+            _ => Ok(done),
         }
     }
 }

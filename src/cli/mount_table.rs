@@ -3,12 +3,15 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 
 const TABLE: &str = "/proc/self/mountinfo";
 /// The type of our mounts.
 const KIND: &str = "fuse.bucketdisk";
+/// How long a process may take to die once it has begun to.
+const DYING: Duration = Duration::from_secs(1);
 
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +51,7 @@ pub fn without_daemon(path: &Path) -> Result<Without> {
     let refused = |kind, text| Ok(Without::Refused(Error::new(kind, text)));
     let own = rustix::process::geteuid().as_raw();
     match find(path)? {
-        Some(mount) if mount.kind == KIND && is_dead(path) => Ok(Without::Dead),
+        Some(mount) if mount.kind == KIND && dies(path) => Ok(Without::Dead),
         Some(mount) if mount.kind == KIND && mount.user.is_some_and(|user| user != own) => {
             let user = mount.user.unwrap_or_default();
             refused(
@@ -111,6 +114,18 @@ fn unescape(word: &[u8]) -> PathBuf {
         }
     }
     PathBuf::from(OsString::from_vec(path))
+}
+
+/// Whether a mount's server is dead, or about to be: a process that is killed loses its socket before the kernel ends its mount.
+fn dies(path: &Path) -> bool {
+    let begun = Instant::now();
+    while !is_dead(path) {
+        if begun.elapsed() > DYING {
+            return false;
+        }
+        std::thread::sleep(DYING / 50);
+    }
+    true
 }
 
 /// Whether a path is that of a mount whose server has died.

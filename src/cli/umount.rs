@@ -10,7 +10,7 @@ use super::Context;
 use super::args::UmountArgs;
 use super::mount_table::{self, Without};
 use crate::config::format_size;
-use crate::control::{self, Client, Progress};
+use crate::control::{self, Client, Progress, Unmounted};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Asks a mount's daemon to unmount, and waits until the bucket has everything and the daemon has gone.
@@ -24,36 +24,51 @@ pub fn run(args: &UmountArgs, context: &Context) -> Result<()> {
     let shown = mountpoint.display();
     let Some(client) = Client::connect(&control::directory(), &mountpoint)? else {
         return Err(match mount_table::without_daemon(&mountpoint)? {
-            Without::Dead => {
-                clear(&mountpoint)?;
-                Error::new(
-                    ErrorKind::System,
-                    format!(
-                        "the daemon of {shown} had died: {shown} is unmounted now, and what was not committed is lost"
-                    ),
-                )
-            }
+            Without::Dead => clear_away(&mountpoint)?,
             Without::Refused(error) => error,
         });
     };
     let step = Mutex::new(context.reporter.step("committing"));
     // What there was to do when it began, to show how much of that is done.
     let most = Mutex::new(0u64);
-    let given_up = client.unmount(args.discard, |progress| {
+    let outcome = client.unmount(args.discard, |progress| {
         let mut most = most.lock();
         *most = progress.dirty_bytes.max(*most);
         let done = *most - progress.dirty_bytes;
         step.lock().update(done, *most, &words(progress));
-    })?;
+    });
     drop(step);
-    context.reporter.line(&match given_up {
-        0 => format!("unmounted {shown}: everything is in the bucket, and the disk is released"),
-        bytes => format!(
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        // It may have been dying already when it took the question.
+        Err(error) if error.kind() == ErrorKind::System && mount_table::is_dead(&mountpoint) => {
+            return Err(clear_away(&mountpoint)?.with_source(error));
+        }
+        Err(error) => return Err(error),
+    };
+    context.reporter.line(&match outcome {
+        Unmounted::Released => {
+            format!("unmounted {shown}: everything is in the bucket, and the disk is released")
+        }
+        Unmounted::ReadOnly => format!("unmounted {shown}, which was read-only"),
+        Unmounted::GivenUp { bytes } => format!(
             "unmounted {shown}: {} of writes are given up",
             format_size(bytes)
         ),
     });
     Ok(())
+}
+
+/// Unmounts what a dead daemon has left; answers what there is to say of that.
+fn clear_away(mountpoint: &Path) -> Result<Error> {
+    clear(mountpoint)?;
+    let shown = mountpoint.display();
+    Ok(Error::new(
+        ErrorKind::System,
+        format!(
+            "the daemon of {shown} had died: {shown} is unmounted now, and what was not committed is lost"
+        ),
+    ))
 }
 
 fn words(progress: &Progress) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{MAX_LINE_BYTES, Progress, Reply, Request, kind_of, socket_path};
+use super::{MAX_LINE_BYTES, Progress, Reply, Request, Unmounted, kind_of, socket_path};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long a daemon may be silent: it answers at once, and sends progress several times a second.
@@ -87,20 +87,20 @@ impl Client {
         }
     }
 
-    /// Asks to unmount, and returns when everything is in the bucket, the disk is released and the daemon has gone; answers how
-    /// many bytes were given up instead, which takes `discard`. Dropping the
-    /// connection, by ending this process, leaves the daemon at it.
+    /// Asks to unmount, and returns when everything is in the bucket, the disk is released and the daemon has gone; with
+    /// `discard`, what cannot be committed may be given up instead. Dropping the connection, by ending this process, leaves the
+    /// daemon at it.
     ///
     /// # Errors
     /// What the daemon answered: `Busy` where the mount is in use, `Fenced` where something cannot be committed any more and is not
     /// to be given up. `System` where it died before it was done.
-    pub fn unmount(mut self, discard: bool, on_progress: impl Fn(&Progress)) -> Result<u64> {
+    pub fn unmount(mut self, discard: bool, on_progress: impl Fn(&Progress)) -> Result<Unmounted> {
         self.ask(Request::Unmount { discard })?;
         loop {
             match self.reply()? {
                 Some(Reply::Progress(progress)) => on_progress(&progress),
-                Some(Reply::Done { given_up_bytes }) => {
-                    return self.wait_for_exit().map(|()| given_up_bytes);
+                Some(Reply::Done(outcome)) => {
+                    return self.wait_for_exit().map(|()| outcome);
                 }
                 Some(Reply::Failed { kind, message }) => {
                     return Err(Error::new(kind_of(&kind), message));

@@ -63,18 +63,29 @@ pub enum Reply {
         /// Whether another line follows.
         more: bool,
     },
-    /// Everything is in the bucket and the disk is released. The daemon exits; the connection ends when it has.
-    Done {
-        /// Bytes that were given up, as was asked for; the disk was lost then and not released.
-        #[serde(default)]
-        given_up_bytes: u64,
-    },
+    /// It is unmounted. The daemon exits; the connection ends when it has.
+    Done(Unmounted),
     /// The request failed.
     Failed {
         /// The error's kind, in lower case with dashes: `not-found`.
         kind: String,
         /// One sentence.
         message: String,
+    },
+}
+
+/// How an unmount ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Unmounted {
+    /// Everything is in the bucket and the disk is released.
+    Released,
+    /// The mount was for reading only: there was nothing to commit or to release.
+    ReadOnly,
+    /// Another session had taken the disk, and what could not be committed was given up, as was asked for.
+    GivenUp {
+        /// How much that was.
+        bytes: u64,
     },
 }
 
@@ -107,12 +118,12 @@ pub trait Service: Send + Sync {
     fn dirty(&self) -> Vec<Range<u64>>;
 
     /// Commits everything, unmounts, commits what came last and releases the disk. With `discard`, what cannot be committed
-    /// because another session has taken the disk is given up. Answers how many bytes that were.
+    /// because another session has taken the disk is given up.
     ///
     /// # Errors
     /// `Busy` where the mount is in use, and `Fenced` where something cannot be committed and is not to be given up: everything
     /// goes on as before. Others: what kept the data from the bucket, or the disk from being released.
-    async fn unmount(&self, discard: bool) -> Result<u64>;
+    async fn unmount(&self, discard: bool) -> Result<Unmounted>;
 }
 
 /// Names of the kinds, as they go over the socket.

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
-use super::{MAX_LINE_BYTES, Reply, Request, Service, kind_name, socket_path};
+use super::{MAX_LINE_BYTES, Reply, Request, Service, Unmounted, kind_name, socket_path};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Between two progress lines.
@@ -182,9 +182,7 @@ async fn answer(
         Ok(Request::Unmount { discard }) => {
             let outcome = unmount(&mut stream, service, discard).await;
             let reply = match &outcome {
-                Ok(given_up_bytes) => Reply::Done {
-                    given_up_bytes: *given_up_bytes,
-                },
+                Ok(outcome) => Reply::Done(*outcome),
                 Err(error) => failure(error),
             };
             send(&mut stream, &reply).await?;
@@ -207,7 +205,7 @@ async fn unmount(
     stream: &mut BufReader<UnixStream>,
     service: Arc<dyn Service>,
     discard: bool,
-) -> Result<u64> {
+) -> Result<Unmounted> {
     let mut task = {
         let service = Arc::clone(&service);
         tokio::spawn(async move { service.unmount(discard).await })

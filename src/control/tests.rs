@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::{Client, KINDS, Listening, Progress, Service, kind_name, kind_of};
+use super::{Client, KINDS, Listening, Progress, Service, Unmounted, kind_name, kind_of};
 use super::{mount_point, socket_path};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -45,13 +45,13 @@ impl Service for Disk {
         (0..DIRTY).map(|at| at * 4096..at * 4096 + 512).collect()
     }
 
-    async fn unmount(&self, _: bool) -> Result<u64> {
+    async fn unmount(&self, _: bool) -> Result<Unmounted> {
         let permit = self.go_on.acquire().await;
         permit.expect("never closed").forget();
         if self.asked.fetch_add(1, Ordering::SeqCst) < self.busy {
             return Err(Error::new(ErrorKind::Busy, "in use"));
         }
-        Ok(0)
+        Ok(Unmounted::Released)
     }
 }
 

@@ -33,7 +33,7 @@ pub fn usable_directory(mountpoint: &Path) -> Result<PathBuf> {
         // a FUSE mount whose server is gone
         Some(Os::NOTCONN | Os::CONNABORTED) => {
             let text = format!(
-                "{shown} is what a mount that died has left behind: end it with `umount {shown}`"
+                "{shown} is what a mount whose daemon has died left behind: run 'bucketdisk umount {shown}', then mount again"
             );
             Error::new(ErrorKind::Busy, text)
         }
