@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucketdisk::block::Seq;
+use bucketdisk::block::{BlockIndex, Seq};
 use bucketdisk::error::ErrorKind;
 use bucketdisk::object::ObjectClient;
-use bucketdisk::store::BlockStore;
 use bucketdisk::store::versioned::{MountOptions, VersionedStore, keys};
+use bucketdisk::store::{BlockStore, ReadError};
 use support::block_store_contract::{first_byte, given};
 use support::fault::{Fault, Faulty, Request};
 use support::memory::{Bucket, Change};
+use support::pause::{Held, Pausing, Side};
 use support::volume::{create, mount, options};
 
 mod support;
@@ -237,4 +238,37 @@ async fn a_claim_that_another_was_quicker_to_put_is_no_claim() {
         .commit(given(&[(1, 1)], &[]))
         .await
         .expect("has the disk");
+}
+
+/// A reader tells a superseded block from a lost one by checkpoints and log. Between the two listings what it looks for can go from the
+/// log into a checkpoint.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_is_pruned_while_a_reader_asks_for_it_is_no_damage() {
+    let bucket = bucket().await;
+    let writer = mount(&bucket.client(), options()).await.expect("mounts");
+    writer.commit(given(&[(1, 1)], &[])).await.expect("commits");
+    let slow = Pausing::new(bucket.client());
+    let client: Arc<dyn ObjectClient> = slow.clone();
+    let mut reading = options();
+    reading.read_only = true;
+    let reader = mount(&client, reading).await.expect("mounts");
+    writer.commit(given(&[(1, 2)], &[])).await.expect("commits");
+    tokio::time::sleep(LONG).await;
+    assert_eq!(writer.status().garbage_objects, 0);
+
+    // The block, the first listing; and then the writer leaves, with a checkpoint.
+    slow.stop_after(2, Side::Before, Held::This);
+    let read = tokio::spawn(async move {
+        let version = reader.version(BlockIndex(1)).expect("stored");
+        reader.read(BlockIndex(1), version).await
+    });
+    slow.stopped().await;
+    writer.release().await.expect("releases");
+    let records = bucket.client().list("log/", None).await.expect("lists");
+    assert_eq!(records.entries.len(), 2, "only claim and release are left");
+    slow.resume();
+    match read.await.expect("no panic") {
+        Err(ReadError::Failed(error)) => assert_eq!(error.kind(), ErrorKind::Superseded),
+        other => panic!("{other:?}"),
+    }
 }

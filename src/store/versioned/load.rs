@@ -307,11 +307,9 @@ async fn from_log(
     Ok(Some(replay))
 }
 
-/// Whether the disk has changed, as far as can be known, since a record.
+/// Whether the disk has changed, as far as can be known, since a record. The log is looked at first: a commit that is pruned before
+/// that is in a checkpoint by then, and the other way round it could be missed in both.
 pub(super) async fn was_changed_since(objects: &Objects, seq: Seq) -> Result<bool> {
-    if last(&objects.checkpoint_numbers().await?) > seq {
-        return Ok(true);
-    }
     let records = objects.record_numbers().await?;
     for later in records.into_keys().filter(|later| *later > seq) {
         match objects.record(later).await? {
@@ -319,7 +317,7 @@ pub(super) async fn was_changed_since(objects: &Objects, seq: Seq) -> Result<boo
             _ => return Ok(true),
         }
     }
-    Ok(false)
+    Ok(last(&objects.checkpoint_numbers().await?) > seq)
 }
 
 /// The key of some block; `None` where there is none, whatever else lies in their folder.
