@@ -3,25 +3,39 @@
 //!
 //! # The protocol, and why each step stands where it does
 //!
+//! What breaks without each step is told one by one in bucketdisk-layout(5), under WHY IN THIS ORDER. `tests/protocol.rs` is a model of
+//! these files, function by function, that tries every course of events (several machines, crashes, lost answers, late requests); each
+//! step is a switch there (`tests/protocol/rules.rs`), and without any one of them it finds a way to lose something. Whoever changes
+//! a step here changes it there.
+//!
 //! *Commit n* (`commit`): every changed block is put under the version n and acknowledged; only then `log/n` is put,
 //! create-if-absent. Were the record first, a crash would leave a map that names blocks that are not there. A lost answer is
-//! resolved by reading `log/n` back: the same bytes mean done, other bytes mean that another session has the disk. Superseded versions
-//! are deleted after the record is acknowledged, and then some minutes later (`upkeep`), never before: until then they are the disk. A commit that
-//! cannot be completed is given up by a claim of the same session on its number, so that no late request of it is ever taken for a block.
+//! resolved by reading `log/n` back: the same bytes mean done, other bytes mean that another session has the disk. A record in doubt is
+//! put again before any other, or the session would take its own for another's. Superseded versions are deleted after the record is
+//! acknowledged, and then some minutes later (`upkeep`), never before: until then they are the disk.
+//!
+//! A commit that cannot be completed is given up by a claim of the same session on its number: a late request of it may store a block
+//! under that number at any time, and claims alone are never pruned, so that a listing can always tell. For the same reason heartbeat
+//! and release wait for an unfinished commit.
 //!
 //! *Mount for writing* (`mount`, `load`): (1) a first look finds the highest number h and who holds the disk; (2) a claim is put at
 //! h+1, create-if-absent: whoever writes with a head of h or less cannot commit any more, since its next number is taken;
 //! (3) only now the state is read: newest checkpoint, then every record up to the claim. A checkpoint at or past the claim means that
-//! the claim's slot had been used and pruned: the claim is void and stays where it is (removing it could let a fenced writer in).
-//! A missing record means that a newer checkpoint has made it superfluous: list again; (4) the checkpoints are listed once more: a newer
-//! one means that records may have been pruned, and their slots filled by a late claim, while reading: back to (3).
+//! the claim's slot had been used and pruned: the claim is void, and fences nobody. It stays where it is: it may have been true when it
+//! was put, and removing it would let in whom it has fenced. A missing record means that a newer checkpoint has made it superfluous:
+//! list again; (4) the checkpoints are listed once more: a newer one means that records may have been pruned, and their slots filled by
+//! a late claim, while reading: back to (3). The first look does the same, so that no claim ever names a void one as the one before.
 //!
-//! *Checkpoint and pruning* (`upkeep`): the checkpoint is durable before any record that it covers is deleted, a record whose
-//! commit superseded something is kept until that is deleted, and claims are kept for good: the claim at h+1 is what fences a
-//! writer that sleeps with head h, however long.
+//! *Checkpoint and pruning* (`upkeep`): the checkpoint is durable before any record that it covers is deleted, and is of the newest
+//! acknowledged record, never of a release. A record whose commit superseded something is kept until that is deleted, or a listing would
+//! bring a hole's old data back. Claims are kept for good: the claim at h+1 is what fences a writer that sleeps with head h, however
+//! long. (So its look at the log after a day's sleep only saves it the upload.)
 //!
-//! A model of the order of these steps was checked exhaustively (two writers, crashes, lost answers, late requests); see
-//! bucketdisk-layout(5). `tests/races.rs` has what it found.
+//! *Reading* (`load`, `listing`): whether a missing block was superseded is looked up in the log and then among the checkpoints, so that
+//! a commit which is pruned in between is seen in one of them. A listing reads the records first, since what they hide is deleted before
+//! they are pruned, and looks for a change of the disk if it took as long as superseded versions are kept.
+//!
+//! `tests/races.rs` has what the model found.
 //!
 //! Who does what: `keys` names objects; `superblock`, `record`, `checkpoint` are formats; `map` is the block map; `objects` reads and
 //! writes them; `replay` makes a state of records; `load` and `listing` read a state; `probe`, `create`, `mount`, `inspect` are the
