@@ -129,7 +129,12 @@ impl Faulty {
         self.log().into_iter().map(|sent| sent.request).collect()
     }
 
-    /// The same with when they were made, and their bodies.
+    /// The newest request.
+    pub fn newest(&self) -> Option<Request> {
+        self.plan().log.last().map(|sent| sent.request.clone())
+    }
+
+    /// All requests with when they were made, and their bodies.
     pub fn log(&self) -> Vec<Sent> {
         self.plan().log.clone()
     }

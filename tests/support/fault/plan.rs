@@ -45,19 +45,31 @@ impl Weather {
     }
 }
 
-/// How often each fault has happened.
+/// How often each fault has happened, and when last.
 #[derive(Debug, Clone, Default)]
-pub struct Dealt(pub BTreeMap<&'static str, u64>);
+pub struct Dealt(BTreeMap<&'static str, (u64, Option<Instant>)>);
 
 impl Dealt {
     /// One more.
     pub fn count(&mut self, name: &'static str) {
-        *self.0.entry(name).or_default() += 1;
+        let (many, last) = self.0.entry(name).or_default();
+        *many += 1;
+        *last = Some(Instant::now());
     }
 
     /// How many of a kind.
     pub fn of(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
+        self.0.get(name).map_or(0, |(many, _)| *many)
+    }
+
+    /// How long it is since the last of a kind.
+    pub fn since(&self, name: &str) -> Option<Duration> {
+        Some(self.0.get(name)?.1?.elapsed())
+    }
+
+    /// All kinds that have happened, with how often.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(name, (many, _))| (*name, *many))
     }
 }
 
