@@ -25,15 +25,15 @@
 //! A read goes kernel > [`frontend`] > [`disk::Disk::read_now`] > dirty data > hole? > cached? and is answered on the thread that
 //! received it. Only what is in none of these is fetched, on the runtime: several blocks at once, each once however many ask.
 //!
-//! A write goes kernel > [`disk::Disk::write_now`] > the open epoch, without reading what it is written over. Later the epoch is
-//! sealed, its blocks are completed, stored under a new version, and one record of the log makes them the disk's state. A
-//! flush returns when that record is acknowledged.
+//! A write goes kernel > [`disk::Disk::write_now`] > [`journal`] > the open epoch, without reading what it is written over. Later the epoch
+//! is sealed, its blocks are completed, stored under a new version, and one record of the log makes them the disk's state; the
+//! journal's space is given back. A flush returns when the journal is durable on the local disk, or where that is asked for, or there
+//! is none, when that record is acknowledged.
 //!
 //! # Where the next rooms go
 //!
-//! A journal on the local disk becomes the home of what `disk::dirty` holds in memory; a disk tier goes behind `disk::reader`, whose
-//! keys, block and version, are already good for ever; compression and AEAD are codecs; another layout is another
-//! [`store::BlockStore`]; NBD is another frontend; Swift is another [`object::ObjectClient`].
+//! A disk tier goes behind `disk::reader`, whose keys, block and version, are already good for ever; compression and AEAD are codecs;
+//! another layout is another [`store::BlockStore`]; NBD is another frontend; Swift is another [`object::ObjectClient`].
 
 pub mod block;
 pub mod cli;
@@ -43,6 +43,7 @@ pub mod control;
 pub mod disk;
 pub mod error;
 pub mod frontend;
+pub mod journal;
 pub mod local;
 pub mod object;
 pub mod open;

@@ -12,13 +12,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("object", &["error"]),
     ("codec", &["error", "block"]),
     ("store", &["error", "block", "codec", "object"]),
-    ("disk", &["error", "block", "store"]),
+    ("journal", &["error"]),
+    ("disk", &["error", "block", "store", "journal"]),
     ("frontend", &["error", "block", "disk"]),
     ("control", &["error", "disk", "object"]),
     (
         "open",
         &[
-            "error", "block", "config", "local", "object", "codec", "store", "disk",
+            "error", "block", "config", "local", "object", "codec", "store", "journal", "disk",
         ],
     ),
     (

@@ -15,6 +15,7 @@ pub mod canned_http;
 pub mod fault;
 pub mod fsx;
 pub mod kinds;
+pub mod local_disk;
 pub mod log;
 pub mod memory;
 pub mod object_contract;

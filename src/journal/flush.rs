@@ -1,0 +1,157 @@
+//! Making records durable: one `fdatasync` for everybody who waits.
+//!
+//! Whoever comes first leads: it makes durable all that is appended by then. Those who come meanwhile wait, and if that did not
+//! cover what they wrote, the first of them leads next.
+
+use std::sync::atomic::Ordering;
+
+use super::log::{Journal, Log, Mark};
+use crate::error::{Error, ErrorKind, Result};
+
+impl Journal {
+    /// The number that the next record will get: what is to be durable for all that is appended by now to be.
+    pub fn appended(&self) -> u64 {
+        self.appended.load(Ordering::Acquire)
+    }
+
+    /// Makes everything durable that is appended by now. Blocks for as long as the local disk takes. `false` where somebody else is at
+    /// it and this call has done nothing.
+    ///
+    /// # Errors
+    /// `System`: the journal has failed, now or earlier.
+    pub fn flush_now(&self) -> Result<bool> {
+        let wanted = self.appended();
+        if *self.durable.borrow() >= wanted {
+            return Ok(true);
+        }
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
+        let Some(leading) = self.leader.try_lock() else {
+            return Ok(false);
+        };
+        let outcome = self.lead();
+        drop(leading);
+        self.tell(&outcome);
+        outcome.map(|upto| upto >= wanted)
+    }
+
+    /// Gives up what lies before a mark; durable when it returns. Answers how many bytes of the log that were. Blocks for as long as the
+    /// local disk takes.
+    ///
+    /// # Errors
+    /// `System`: then the journal has failed.
+    pub fn release(&self, upto: Mark) -> Result<u64> {
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
+        let leading = self.leader.lock();
+        let tail = self.log.lock().tail;
+        let outcome = self.move_tail(upto);
+        drop(leading);
+        self.tell(&outcome);
+        outcome.map(|_| upto.since(&tail))
+    }
+
+    /// Gives up what lies before the end, which is all, and the space of all but a few segments; durable when it returns. The journal
+    /// goes on to take records.
+    ///
+    /// # Errors
+    /// `System`.
+    pub fn shrink(&self) -> Result<()> {
+        self.release(self.end())?;
+        let surplus = self.surplus();
+        for name in surplus {
+            self.files
+                .remove(&name)
+                .map_err(|e| self.fail("remove a file of", e))?;
+        }
+        Ok(())
+    }
+
+    /// Tells those who wait what has become durable. Not before the lead is free for one of them.
+    fn tell(&self, outcome: &Result<u64>) {
+        self.durable.send_modify(|durable| {
+            if let Ok(upto) = outcome {
+                *durable = (*upto).max(*durable);
+            }
+        });
+    }
+
+    fn move_tail(&self, upto: Mark) -> Result<u64> {
+        // Nobody needs those any more.
+        let needed = |log: &mut Log| {
+            log.unsynced
+                .retain(|segment| segment.header.number >= upto.segment);
+        };
+        needed(&mut self.log.lock());
+        // The segment with the tail has to be there after a crash.
+        let durable = self.lead()?;
+        let moved = self.state.lock().change(|state| {
+            state.tail = upto;
+            state.durable = durable;
+        });
+        moved.map_err(|e| self.fail("write to", e))?;
+        self.log.lock().tail = upto;
+        Ok(durable)
+    }
+
+    /// Returns when everything is durable that was appended before the call. Its `fdatasync` blocks the thread, by way of `block`.
+    ///
+    /// # Errors
+    /// Those of [`Journal::flush_now`].
+    pub async fn flush(
+        &self,
+        block: impl Fn(&dyn Fn() -> Result<bool>) -> Result<bool>,
+    ) -> Result<()> {
+        let wanted = self.appended();
+        let mut durable = self.durable.subscribe();
+        loop {
+            if *durable.borrow_and_update() >= wanted {
+                return Ok(());
+            }
+            if block(&|| self.flush_now())? {
+                return Ok(());
+            }
+            durable.changed().await.map_err(|_| {
+                Error::new(ErrorKind::System, "the journal was closed during a flush")
+            })?;
+        }
+    }
+
+    /// Makes all durable that is appended; answers up to which record that is.
+    fn lead(&self) -> Result<u64> {
+        let (upto, reaches, segments, names) = {
+            let mut log = self.log.lock();
+            let Log {
+                end,
+                unsynced,
+                names_unsynced,
+                ..
+            } = &mut *log;
+            (
+                end.record,
+                end.segment,
+                std::mem::take(unsynced),
+                std::mem::take(names_unsynced),
+            )
+        };
+        for segment in segments {
+            let synced = segment.file.sync();
+            synced.map_err(|e| self.fail("make durable", e))?;
+        }
+        if names {
+            let synced = self.files.sync_names();
+            synced.map_err(|e| self.fail("make durable", e))?;
+        }
+        let mut state = self.state.lock();
+        if state.state.reaches < reaches {
+            let changed = state.change(|state| {
+                state.reaches = reaches;
+                state.durable = upto;
+            });
+            changed.map_err(|e| self.fail("write to", e))?;
+        }
+        Ok(upto)
+    }
+}

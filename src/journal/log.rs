@@ -1,0 +1,415 @@
+//! The open journal: appending records, and giving their space back.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::files::{LocalFile, LocalFiles};
+use super::record::{HEADER_BYTES, Kind, Record, aligned, check};
+use super::segment::{Place, Segment, SegmentHeader};
+use super::state::StateFile;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a write is cut at where a segment ends.
+const SECTOR: usize = 512;
+/// The least that is left of a segment for another record to go into it.
+const LEAST: u64 = (HEADER_BYTES + SECTOR) as u64;
+/// The most that is lost of a segment to its header and to a record that does not fit.
+const LOST: u64 = 2 * HEADER_BYTES as u64 + LEAST;
+
+/// How many files stay when the journal shrinks.
+const SPARES: usize = 3;
+
+const PADDING: [u8; HEADER_BYTES] = [0; HEADER_BYTES];
+
+/// A moment of the log: between two records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    pub(super) segment: u64,
+    /// Byte in the segment.
+    pub(super) at: u64,
+    /// The number of the next record.
+    pub(super) record: u64,
+    /// Bytes appended before, counted from the opening.
+    pub(super) position: u64,
+}
+
+impl Mark {
+    /// Bytes that were appended since an earlier mark.
+    #[must_use]
+    pub fn since(&self, earlier: &Mark) -> u64 {
+        self.position.saturating_sub(earlier.position)
+    }
+}
+
+/// Bytes of the disk and where they are now.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// Offset in the disk.
+    pub offset: u64,
+    /// Where the bytes are.
+    pub place: Place,
+}
+
+/// Why a record was not appended. Nothing has changed then.
+#[derive(Debug)]
+pub enum AppendError {
+    /// There is no room before something is released.
+    Full,
+    /// The journal has failed, now or earlier.
+    Failed(Error),
+}
+
+/// A journal that takes records.
+///
+/// Appends are in one order, that of their marks. [`Place`]s stay readable for as long as they are kept, across [`Journal::release`]
+/// too. All calls block on the local disk; none waits for anything else.
+#[derive(Debug)]
+pub struct Journal {
+    pub(super) files: Arc<dyn LocalFiles>,
+    id: u128,
+    segment_bytes: u64,
+    /// The most segments.
+    most: usize,
+    pub(super) log: Mutex<Log>,
+    pub(super) state: Mutex<StateFile>,
+    /// The number of the next record.
+    pub(super) appended: AtomicU64,
+    /// Records with smaller numbers are durable.
+    pub(super) durable: watch::Sender<u64>,
+    /// Held by whoever makes records durable for all.
+    pub(super) leader: Mutex<()>,
+    failed: OnceLock<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) end: Mark,
+    pub(super) active: Arc<Segment>,
+    /// Before the active one, ascending.
+    pub(super) older: VecDeque<Arc<Segment>>,
+    /// Files to write anew.
+    pub(super) spare: Vec<(String, Arc<dyn LocalFile>)>,
+    pub(super) tail: Mark,
+    /// What was written to since it was last made durable.
+    pub(super) unsynced: Vec<Arc<Segment>>,
+    pub(super) names_unsynced: bool,
+}
+
+/// A record that is about to be written.
+struct Planned<'a> {
+    at: u64,
+    header: [u8; HEADER_BYTES],
+    payload: &'a [u8],
+}
+
+impl Journal {
+    pub(super) fn new(files: Arc<dyn LocalFiles>, state: StateFile, log: Log, most: usize) -> Self {
+        Journal {
+            files,
+            id: state.state.journal,
+            segment_bytes: state.state.segment_bytes,
+            most,
+            appended: AtomicU64::new(log.end.record),
+            // What was found is durable: it was read from the files and then made so.
+            durable: watch::Sender::new(log.end.record),
+            log: Mutex::new(log),
+            state: Mutex::new(state),
+            leader: Mutex::new(()),
+            failed: OnceLock::new(),
+        }
+    }
+
+    /// The end of the log.
+    pub fn end(&self) -> Mark {
+        self.log.lock().end
+    }
+
+    /// Bytes of the log that are not released.
+    pub fn used_bytes(&self) -> u64 {
+        let log = self.log.lock();
+        log.end.since(&log.tail)
+    }
+
+    /// The most bytes that there may be of it.
+    pub fn limit_bytes(&self) -> u64 {
+        self.most as u64 * self.segment_bytes
+    }
+
+    /// Where its files are, for people.
+    pub fn location(&self) -> String {
+        self.files.location()
+    }
+
+    /// Why it takes nothing any more; `None` while it does.
+    pub fn failure(&self) -> Option<Error> {
+        let why = self.failed.get()?;
+        Some(Error::new(ErrorKind::System, why.clone()))
+    }
+
+    /// Appends writes, each an offset in the disk and its bytes, in this order. Where a segment ends one write may become two places;
+    /// empty ones become none. Not durable before a flush.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub fn append(&self, writes: &[(u64, &[u8])]) -> Result<Vec<Placed>, AppendError> {
+        let mut log = self.log.lock();
+        let sizes = writes.iter().map(|(_, bytes)| bytes.len() as u64);
+        self.make_room(&mut log, sizes)?;
+        let before = log.end;
+        let appended = self.append_writes(&mut log, writes);
+        let appended = appended.map_err(|e| AppendError::Failed(self.fail("write to", e)))?;
+        debug_assert!(log.end.record >= before.record);
+        self.appended.store(log.end.record, Ordering::Release);
+        Ok(appended)
+    }
+
+    /// Appends that a range of the disk became zero.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub fn append_zeros(&self, offset: u64, len: u64) -> Result<(), AppendError> {
+        let mut log = self.log.lock();
+        self.make_room(&mut log, std::iter::once(0))?;
+        let appended = self.append_one(&mut log, Kind::Zeros, offset, len, &[]);
+        appended.map_err(|e| AppendError::Failed(self.fail("write to", e)))?;
+        self.appended.store(log.end.record, Ordering::Release);
+        Ok(())
+    }
+
+    /// Notes that it is broken, for good, and answers how.
+    pub(super) fn fail(&self, verb: &str, cause: io::Error) -> Error {
+        let text = format!(
+            "cannot {verb} the journal in {}: {cause}",
+            self.files.location()
+        );
+        if self.failed.set(text.clone()).is_ok() {
+            tracing::error!(
+                error = text,
+                "the journal has failed: no more writes are taken, and flushes wait for the bucket"
+            );
+        }
+        Error::new(ErrorKind::System, text)
+    }
+
+    /// Takes out the files that are not needed and more than are worth keeping for what comes next; answers their names.
+    pub(super) fn surplus(&self) -> Vec<String> {
+        let log = &mut *self.log.lock();
+        gather_free(log);
+        let kept = SPARES.min(log.spare.len());
+        let surplus = log.spare.split_off(kept);
+        surplus.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Sees to it that records with payloads of these sizes can be appended, each after the other, without anything being waited for.
+    fn make_room(
+        &self,
+        log: &mut Log,
+        sizes: impl Iterator<Item = u64>,
+    ) -> Result<(), AppendError> {
+        if let Some(failure) = self.failure() {
+            return Err(AppendError::Failed(failure));
+        }
+        let needed: u64 = sizes.map(|len| aligned(len) + HEADER_BYTES as u64).sum();
+        let here = (self.segment_bytes - log.end.at).saturating_sub(LEAST);
+        let beyond = needed.saturating_sub(here);
+        let segments =
+            usize::try_from(beyond.div_ceil(self.segment_bytes - LOST)).unwrap_or(usize::MAX);
+        if segments > log.spare.len() {
+            self.gather_spares(log, segments)?;
+        }
+        Ok(())
+    }
+
+    fn gather_spares(&self, log: &mut Log, wanted: usize) -> Result<(), AppendError> {
+        gather_free(log);
+        while log.spare.len() < wanted {
+            let made = log.older.len() + 1 + log.spare.len();
+            if made >= self.most {
+                return Err(AppendError::Full);
+            }
+            match self.make_file(log) {
+                Ok(file) => log.spare.push(file),
+                Err(e) if is_full(&e) => return Err(AppendError::Full),
+                Err(e) => return Err(AppendError::Failed(self.fail("make a file of", e))),
+            }
+        }
+        Ok(())
+    }
+
+    fn make_file(&self, log: &mut Log) -> io::Result<(String, Arc<dyn LocalFile>)> {
+        let taken = |name: &str| {
+            let spares = log.spare.iter().map(|(name, _)| name);
+            let segments = log.older.iter().map(|s| &s.name);
+            let mut all = spares.chain(segments).chain([&log.active.name]);
+            all.any(|other| other == name)
+        };
+        let name = (0..=self.most).map(segment_name).find(|n| !taken(n));
+        let name = name.unwrap_or_else(|| segment_name(self.most + 1));
+        let file = self.files.create(&name, self.segment_bytes)?;
+        log.names_unsynced = true;
+        Ok((name, file))
+    }
+
+    fn append_writes(&self, log: &mut Log, writes: &[(u64, &[u8])]) -> io::Result<Vec<Placed>> {
+        let mut placed = Vec::with_capacity(writes.len() + 1);
+        let mut planned: Vec<Planned<'_>> = Vec::with_capacity(writes.len() + 1);
+        for (offset, bytes) in writes {
+            let (mut offset, mut rest) = (*offset, *bytes);
+            while !rest.is_empty() {
+                let left = self.segment_bytes - log.end.at;
+                if left < LEAST {
+                    write_out(log, &mut planned)?;
+                    self.advance(log)?;
+                    continue;
+                }
+                let fits = left as usize - HEADER_BYTES;
+                let take = match rest.len() <= fits {
+                    true => rest.len(),
+                    // At the end of a sector of the disk, which no crash may leave in part.
+                    false => fits - ((offset + fits as u64) % SECTOR as u64) as usize,
+                };
+                let (payload, after) = rest.split_at(take);
+                planned.push(self.plan(log, Kind::Write, offset, take as u64, payload));
+                let place = Place {
+                    segment: Arc::clone(&log.active),
+                    record: planned[planned.len() - 1].at as u32,
+                    skip: 0,
+                    len: take as u32,
+                };
+                placed.push(Placed { offset, place });
+                offset += take as u64;
+                rest = after;
+            }
+        }
+        write_out(log, &mut planned)?;
+        Ok(placed)
+    }
+
+    fn append_one(
+        &self,
+        log: &mut Log,
+        kind: Kind,
+        offset: u64,
+        len: u64,
+        payload: &[u8],
+    ) -> io::Result<()> {
+        if self.segment_bytes - log.end.at < LEAST {
+            self.advance(log)?;
+        }
+        let mut planned = vec![self.plan(log, kind, offset, len, payload)];
+        write_out(log, &mut planned)
+    }
+
+    /// The next record, and the end of the log moved behind it.
+    fn plan<'a>(
+        &self,
+        log: &mut Log,
+        kind: Kind,
+        offset: u64,
+        len: u64,
+        payload: &'a [u8],
+    ) -> Planned<'a> {
+        let at = log.end.at;
+        let record = Record {
+            kind,
+            number: log.end.record,
+            durable: *self.durable.borrow(),
+            offset,
+            len,
+            payload_check: check(payload, log.active.seed),
+        };
+        let takes = HEADER_BYTES as u64 + aligned(payload.len() as u64);
+        log.end.at += takes;
+        log.end.position += takes;
+        log.end.record += 1;
+        Planned {
+            at,
+            header: record.encode(log.active.seed.wrapping_add(at)),
+            payload,
+        }
+    }
+
+    /// Goes on in a spare segment.
+    fn advance(&self, log: &mut Log) -> io::Result<()> {
+        let spare = log.spare.pop();
+        let (name, file) = spare.ok_or_else(|| io::Error::other("no segment was kept ready"))?;
+        let header = SegmentHeader {
+            number: log.active.header.number + 1,
+            previous: log.active.header.number,
+            first: log.end.record,
+            previous_end: log.end.record,
+        };
+        let segment = begin_segment(header, name, file, self.id, self.segment_bytes)?;
+        log.older
+            .push_back(std::mem::replace(&mut log.active, Arc::clone(&segment)));
+        log.unsynced.push(segment);
+        log.end.segment = header.number;
+        log.end.at = HEADER_BYTES as u64;
+        Ok(())
+    }
+}
+
+/// Moves the segments that are released, and that nobody reads from, to those that may be written anew.
+fn gather_free(log: &mut Log) {
+    let (tail, spare) = (log.tail.segment, &mut log.spare);
+    log.older.retain(|segment| {
+        // Nobody else can come to refer to it: places are made from the active segment and from other places only.
+        let free = segment.header.number < tail && Arc::strong_count(segment) == 1;
+        if free {
+            spare.push((segment.name.clone(), Arc::clone(&segment.file)));
+        }
+        !free
+    });
+}
+
+/// Writes a segment's header; not durable when it returns.
+pub(super) fn begin_segment(
+    header: SegmentHeader,
+    name: String,
+    file: Arc<dyn LocalFile>,
+    journal: u128,
+    bytes: u64,
+) -> io::Result<Arc<Segment>> {
+    file.write_at(&[&header.encode(journal)], 0)?;
+    Ok(Segment::new(header, name, file, journal, bytes))
+}
+
+/// The name of the n-th segment file. Which segment it holds at the time, its header says.
+pub(super) fn segment_name(n: usize) -> String {
+    format!("segment-{n:05}")
+}
+
+/// Writes what is planned to the active segment.
+fn write_out(log: &mut Log, planned: &mut Vec<Planned<'_>>) -> io::Result<()> {
+    let Some(at) = planned.first().map(|first| first.at) else {
+        return Ok(());
+    };
+    let mut parts: Vec<&[u8]> = Vec::with_capacity(planned.len() * 3);
+    for record in planned.iter() {
+        let padding = aligned(record.payload.len() as u64) as usize - record.payload.len();
+        parts.push(&record.header);
+        parts.push(record.payload);
+        parts.push(&PADDING[..padding]);
+    }
+    parts.pop(); // nothing follows the last one
+    log.active.file.write_at(&parts, at)?;
+    let known = log.unsynced.last();
+    if known.is_none_or(|s| s.header.number != log.active.header.number) {
+        log.unsynced.push(Arc::clone(&log.active));
+    }
+    planned.clear();
+    Ok(())
+}
+
+/// Whether there is no space left, which may change.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}

@@ -1,0 +1,206 @@
+//! A segment: a file of fixed size that holds a part of the log, and places in it.
+//!
+//! Its header, 64 bytes, little-endian: `BDJs`, format version (4 bytes: 1), then eight bytes each: its number, the number of the segment
+//! that it goes on after (0: none), the number of the record that it begins with, the number that the next record of the segment
+//! before it would have had, 16 bytes of zero, and a checksum of the 56 bytes before.
+
+use std::io;
+use std::sync::Arc;
+
+use super::files::LocalFile;
+use super::record::{self, HEADER_BYTES, Kind, Record, check, get, put};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Size of the segment files of a new journal, in bytes.
+pub const SEGMENT_BYTES: u64 = 16 << 20;
+
+const MAGIC: [u8; 4] = *b"BDJs";
+const VERSION: u32 = 1;
+const CHECKED: usize = 56;
+
+/// What a segment's header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SegmentHeader {
+    pub(super) number: u64,
+    /// The segment before it in the log; 0 where there is none.
+    pub(super) previous: u64,
+    /// The number of its first record.
+    pub(super) first: u64,
+    /// The end of the segment before it: the number that its next record would have had.
+    pub(super) previous_end: u64,
+}
+
+impl SegmentHeader {
+    pub(super) fn encode(&self, journal: u128) -> [u8; HEADER_BYTES] {
+        let mut header = [0; HEADER_BYTES];
+        header[..4].copy_from_slice(&MAGIC);
+        header[4..8].copy_from_slice(&VERSION.to_le_bytes());
+        put(&mut header, 8, self.number);
+        put(&mut header, 16, self.previous);
+        put(&mut header, 24, self.first);
+        put(&mut header, 32, self.previous_end);
+        let sum = check(&header[..CHECKED], seed(journal, 0));
+        put(&mut header, CHECKED, sum);
+        header
+    }
+
+    /// `None` where it is no segment of this journal, or torn.
+    pub(super) fn decode(header: &[u8; HEADER_BYTES], journal: u128) -> Option<SegmentHeader> {
+        let sum = check(&header[..CHECKED], seed(journal, 0));
+        let sound = header[..4] == MAGIC
+            && header[4..8] == VERSION.to_le_bytes()
+            && get(header, CHECKED) == sum;
+        sound.then(|| SegmentHeader {
+            number: get(header, 8),
+            previous: get(header, 16),
+            first: get(header, 24),
+            previous_end: get(header, 32),
+        })
+    }
+}
+
+/// The seed of checksums in a segment of a journal.
+pub(super) fn seed(journal: u128, number: u64) -> u64 {
+    let mut text = [0; 24];
+    text[..16].copy_from_slice(&journal.to_le_bytes());
+    text[16..].copy_from_slice(&number.to_le_bytes());
+    check(&text, 0)
+}
+
+/// A segment under one number. Whoever refers to it keeps its file from being written anew.
+#[derive(Debug)]
+pub struct Segment {
+    pub(super) header: SegmentHeader,
+    pub(super) name: String,
+    pub(super) file: Arc<dyn LocalFile>,
+    pub(super) seed: u64,
+    /// Size of the file.
+    pub(super) bytes: u64,
+}
+
+impl Segment {
+    pub(super) fn new(
+        header: SegmentHeader,
+        name: String,
+        file: Arc<dyn LocalFile>,
+        journal: u128,
+        bytes: u64,
+    ) -> Arc<Segment> {
+        Arc::new(Segment {
+            seed: seed(journal, header.number),
+            bytes,
+            header,
+            name,
+            file,
+        })
+    }
+
+    /// The record at a place of the segment, its payload not looked at; `None` where there is none.
+    pub(super) fn record_at(&self, at: u64) -> io::Result<Option<Record>> {
+        if at + HEADER_BYTES as u64 > self.bytes {
+            return Ok(None);
+        }
+        let mut header = [0; HEADER_BYTES];
+        self.file.read_at(&mut header, at)?;
+        let record = Record::decode(&header, self.seed.wrapping_add(at));
+        let fits = |r: &Record| r.payload_len() <= self.bytes - at - HEADER_BYTES as u64;
+        Ok(record.filter(fits))
+    }
+
+    /// The payload of a record at a place; `None` where it is not what was written.
+    pub(super) fn payload_at(&self, at: u64, record: &Record) -> io::Result<Option<Vec<u8>>> {
+        let len = usize::try_from(record.payload_len()).unwrap_or(usize::MAX);
+        let mut payload = vec![0; len];
+        self.file.read_at(&mut payload, at + HEADER_BYTES as u64)?;
+        Ok((record::check(&payload, self.seed) == record.payload_check).then_some(payload))
+    }
+}
+
+/// Where bytes of the disk lie in the journal: all of a record's payload, or a part. They stay there for as long as the place is kept.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub(super) segment: Arc<Segment>,
+    /// Where the record begins in the segment.
+    pub(super) record: u32,
+    /// The first byte, within the payload.
+    pub(super) skip: u32,
+    pub(super) len: u32,
+}
+
+impl Place {
+    /// How many bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// A part of the bytes; the range must lie within them.
+    #[must_use]
+    pub fn part(&self, range: std::ops::Range<usize>) -> Place {
+        debug_assert!(range.start <= range.end && range.end <= self.len());
+        Place {
+            segment: Arc::clone(&self.segment),
+            record: self.record,
+            skip: self.skip + range.start as u32,
+            len: range.len() as u32,
+        }
+    }
+
+    /// Fills `buf`, of this length, with the bytes, as the local file system answers them: nothing is verified.
+    ///
+    /// # Errors
+    /// `System`.
+    pub fn read(&self, buf: &mut [u8]) -> Result<()> {
+        let at = u64::from(self.record) + HEADER_BYTES as u64 + u64::from(self.skip);
+        self.segment
+            .file
+            .read_at(buf, at)
+            .map_err(|e| self.unreadable(e))
+    }
+
+    /// Fills `buf` with the bytes once the whole record has been read and found sound.
+    ///
+    /// # Errors
+    /// `Damaged` where it is not what was written; `System`.
+    pub fn read_verified(&self, buf: &mut [u8]) -> Result<()> {
+        let at = u64::from(self.record);
+        let payload = match self.segment.record_at(at).map_err(|e| self.unreadable(e))? {
+            Some(record) if record.kind == Kind::Write => self
+                .segment
+                .payload_at(at, &record)
+                .map_err(|e| self.unreadable(e))?,
+            _ => None,
+        };
+        let skip = self.skip as usize;
+        match payload
+            .as_ref()
+            .and_then(|p| p.get(skip..skip + self.len()))
+        {
+            Some(bytes) => {
+                buf.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => Err(Error::new(
+                ErrorKind::Damaged,
+                format!(
+                    "the local disk has altered what was written to the journal (segment file {}, byte {})",
+                    self.segment.name, self.record
+                ),
+            )),
+        }
+    }
+
+    fn unreadable(&self, cause: io::Error) -> Error {
+        let text = format!(
+            "cannot read the journal's segment file {}",
+            self.segment.name
+        );
+        Error::new(ErrorKind::System, text).with_source(cause)
+    }
+}

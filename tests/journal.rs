@@ -1,0 +1,466 @@
+//! The journal on a local disk that loses power, fails, fills up or is tampered with.
+
+mod support;
+
+use std::sync::Arc;
+
+use bucketdisk::error::{ErrorKind, Result};
+use bucketdisk::journal::{
+    AppendError, Directory, Entry, Found, Journal, LocalFiles, Mark, Owner, Place, Replayed,
+};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use support::local_disk::{LocalDisk, Trouble};
+
+const DISK_BYTES: u64 = 1 << 20;
+const OWNER: Owner = Owner {
+    disk: 7,
+    size_bytes: DISK_BYTES,
+};
+const SEGMENT: u64 = 16 << 10;
+const LIMIT: u64 = 8 * SEGMENT;
+
+/// A record as it was appended, or as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Said {
+    Write(u64, Vec<u8>),
+    Zeros(u64, u64),
+}
+
+fn read(place: &Place) -> Vec<u8> {
+    let mut bytes = vec![0; place.len()];
+    place.read(&mut bytes).expect("reads");
+    let mut verified = vec![0; place.len()];
+    place.read_verified(&mut verified).expect("is sound");
+    assert_eq!(bytes, verified);
+    bytes
+}
+
+fn look(files: &Arc<dyn LocalFiles>) -> Result<Found> {
+    let found = Found::look(files)?;
+    Ok(found.expect("there is a journal"))
+}
+
+fn replay(found: &Found) -> Result<(Replayed, Vec<Said>)> {
+    let mut all = Vec::new();
+    let replayed = found.replay(&mut |entry| {
+        all.push(match entry {
+            Entry::Write { offset, place } => Said::Write(offset, read(&place)),
+            Entry::Zeros { offset, len } => Said::Zeros(offset, len),
+        });
+    })?;
+    assert_eq!(replayed.records, all.len() as u64);
+    Ok((replayed, all))
+}
+
+fn fresh(disk: &Arc<LocalDisk>) -> Arc<Journal> {
+    let found = Found::create(&disk.files(), OWNER, 99, SEGMENT).expect("creates");
+    found.begin(None, 1, LIMIT).expect("begins")
+}
+
+fn append(journal: &Journal, offset: u64, bytes: &[u8]) -> Vec<Said> {
+    let placed = journal.append(&[(offset, bytes)]).expect("appends");
+    let placed = placed.into_iter();
+    placed
+        .map(|p| Said::Write(p.offset, read(&p.place)))
+        .collect()
+}
+
+fn flush(journal: &Journal) {
+    assert!(
+        journal.flush_now().expect("flushes"),
+        "nobody else is at it"
+    );
+}
+
+/// Random appends, flushes and releases, and a crash, over and over. What is found has to be what was appended, from the tail on, in
+/// order, up to some record not before the last that was flushed.
+fn run(seed: u64, rounds: usize) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let disk = LocalDisk::new(random.random());
+    let files = disk.files();
+    let mut journal = fresh(&disk);
+    // What the log holds, and how much of it is flushed.
+    let mut log: Vec<Said> = Vec::new();
+    let mut flushed = 0;
+    let mut marks: Vec<(usize, Mark)> = Vec::new();
+    let mut kept: Vec<(Place, Vec<u8>)> = Vec::new();
+    for round in 0..rounds {
+        for _ in 0..random.random_range(0..60) {
+            match random.random_range(0..20) {
+                0..12 => {
+                    let len = match random.random_range(0..8) {
+                        0 => random.random_range(1..9000),
+                        1 => 512 * random.random_range(1..20),
+                        _ => random.random_range(1..700),
+                    };
+                    let offset = random.random_range(0..DISK_BYTES - len);
+                    let bytes: Vec<u8> = (0..len).map(|_| random.random()).collect();
+                    match journal.append(&[(offset, &bytes)]) {
+                        Ok(placed) => {
+                            let joined: Vec<u8> =
+                                placed.iter().flat_map(|p| read(&p.place)).collect();
+                            assert_eq!(joined, bytes);
+                            for placed in placed {
+                                let bytes = read(&placed.place);
+                                if random.random_bool(0.05) {
+                                    kept.push((placed.place, bytes.clone()));
+                                }
+                                log.push(Said::Write(placed.offset, bytes));
+                            }
+                        }
+                        Err(AppendError::Full) => {
+                            assert!(
+                                journal.used_bytes() + len + 3 * SEGMENT > LIMIT
+                                    || !kept.is_empty()
+                            );
+                            kept.clear();
+                        }
+                        Err(AppendError::Failed(error)) => panic!("{error}"),
+                    }
+                }
+                12..14 => {
+                    let offset = random.random_range(0..DISK_BYTES - 5000);
+                    let len = random.random_range(1..5000);
+                    if journal.append_zeros(offset, len).is_ok() {
+                        log.push(Said::Zeros(offset, len));
+                    }
+                }
+                14..16 => {
+                    flush(&journal);
+                    flushed = log.len();
+                }
+                16..18 => marks.push((log.len(), journal.end())),
+                _ => {
+                    if !marks.is_empty() {
+                        let (count, mark) = marks.remove(random.random_range(0..marks.len()));
+                        journal.release(mark).expect("releases");
+                        // It makes the rest durable, too.
+                        flushed = log.len() - count;
+                        log.drain(..count);
+                        marks.retain_mut(|(at, _)| {
+                            let later = *at >= count;
+                            *at = at.saturating_sub(count);
+                            later
+                        });
+                    }
+                }
+            }
+            for (place, bytes) in &kept {
+                assert_eq!(read(place), *bytes, "seed {seed} round {round}");
+            }
+        }
+        drop(journal);
+        let power = random.random_bool(0.7);
+        if power {
+            kept.clear();
+            disk.lose_power();
+        }
+        let found = look(&files).expect("is sound");
+        assert_eq!(found.owner(), OWNER);
+        let (replayed, all) =
+            replay(&found).unwrap_or_else(|e| panic!("seed {seed} round {round}: {}", e.chain()));
+        assert!(
+            all.len() >= flushed,
+            "seed {seed} round {round}: {} < {flushed}",
+            all.len()
+        );
+        assert!(
+            all.len() <= log.len() && all[..] == log[..all.len()],
+            "seed {seed} round {round}"
+        );
+        if !power {
+            assert_eq!(
+                all.len(),
+                log.len(),
+                "nothing is lost with the program alone"
+            );
+        }
+        let discard = random.random_bool(0.2);
+        log = if discard { Vec::new() } else { all };
+        let keep = (!discard).then_some(&replayed);
+        journal = found.begin(keep, round as u128 + 2, LIMIT).expect("begins");
+        if random.random_bool(0.2) {
+            // Right after it has begun.
+            disk.lose_power();
+            let found = look(&files).expect("is sound");
+            let (replayed, again) = replay(&found).expect("is sound");
+            assert_eq!(again, log, "seed {seed} round {round}");
+            journal = found.begin(Some(&replayed), 1, LIMIT).expect("begins");
+        }
+        kept.clear();
+        flushed = log.len();
+        marks = vec![(log.len(), journal.end())];
+        if log.len() > 200 {
+            journal.release(journal.end()).expect("releases");
+            log.clear();
+            marks.clear();
+            flushed = 0;
+        }
+    }
+}
+
+#[test]
+fn a_crash_leaves_a_beginning_of_the_log_with_all_that_was_flushed() {
+    for seed in 0..60 {
+        run(seed, 12);
+    }
+    let seed = rand::random();
+    println!("seed {seed}");
+    run(seed, 100);
+}
+
+#[test]
+fn what_was_never_flushed_and_is_cut_off_never_comes_back() {
+    // The record behind a torn one is whole; after the next crash it would follow well on a new record of the torn one's length.
+    for seed in 0..200 {
+        let disk = LocalDisk::new(seed);
+        let files = disk.files();
+        let journal = fresh(&disk);
+        append(&journal, 0, &[1; 4032]);
+        flush(&journal);
+        append(&journal, 0, &[2; 4032]);
+        append(&journal, 0, &[3; 4032]);
+        disk.lose_power();
+        let found = look(&files).expect("is sound");
+        let (replayed, first) = replay(&found).expect("replays");
+        let journal = found.begin(Some(&replayed), 2, LIMIT).expect("begins");
+        let second = append(&journal, 0, &[4; 4032]);
+        flush(&journal);
+        disk.lose_power();
+        let (_, all) = replay(&look(&files).expect("is sound")).expect("replays");
+        assert_eq!(all, [first, second].concat(), "seed {seed}");
+    }
+}
+
+/// A journal with three flushed records, the first in the first segment file.
+fn flushed_records(disk: &Arc<LocalDisk>) {
+    let journal = fresh(disk);
+    for fill in 1..4 {
+        append(&journal, 4096, &[fill; 600]);
+        flush(&journal);
+    }
+}
+
+#[test]
+fn a_durable_record_that_is_altered_is_damage_and_no_torn_tail() {
+    // The header of the segment, the header of the first record, its payload.
+    for at in [20, 64 + 8, 64 + 60, 64 + 64 + 599] {
+        let disk = LocalDisk::new(0);
+        flushed_records(&disk);
+        disk.flip("segment-00000", at);
+        let before = disk.content("segment-00000");
+        let found = look(&disk.files()).expect("whose it is can be told");
+        let error = replay(&found).expect_err("is damaged");
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{}", error.chain());
+        drop(found);
+        assert_eq!(disk.content("segment-00000"), before, "nothing is removed");
+    }
+}
+
+#[test]
+fn what_was_not_durable_may_be_torn() {
+    let disk = LocalDisk::new(0);
+    let journal = fresh(&disk);
+    let first = append(&journal, 0, &[1; 600]);
+    flush(&journal);
+    append(&journal, 0, &[2; 600]);
+    append(&journal, 0, &[3; 600]);
+    drop(journal);
+    // In the second record.
+    disk.flip("segment-00000", 64 + 64 + 640 + 100);
+    let (_, all) = replay(&look(&disk.files()).expect("is sound")).expect("replays");
+    assert_eq!(all, first);
+}
+
+#[test]
+fn a_segment_that_is_missing_is_damage() {
+    let disk = LocalDisk::new(0);
+    let journal = fresh(&disk);
+    for fill in 0..12 {
+        append(&journal, 0, &[fill; 5000]);
+    }
+    flush(&journal);
+    drop(journal);
+    let names = disk.names();
+    assert!(names.len() > 3, "{names:?}");
+    for name in names.iter().filter(|n| n.starts_with("segment")) {
+        let copy = LocalDisk::new(0);
+        for other in names.iter().filter(|n| *n != name) {
+            let content = disk.content(other);
+            let file = copy
+                .files()
+                .create(other, content.len() as u64)
+                .expect("creates");
+            file.write_at(&[&content], 0).expect("writes");
+        }
+        let error =
+            replay(&look(&copy.files()).expect("whose it is can be told")).expect_err("is damaged");
+        assert_eq!(error.kind(), ErrorKind::Damaged);
+        assert!(error.chain().contains("missing"), "{}", error.chain());
+    }
+    disk.lose_file("state");
+    let error = Found::look(&disk.files()).expect_err("nobody knows whose it is");
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    Found::remove(&disk.files()).expect("removes");
+    assert!(disk.names().is_empty());
+    assert!(Found::look(&disk.files()).expect("looks").is_none());
+}
+
+#[test]
+fn after_a_failed_flush_nothing_is_taken_and_no_flush_succeeds() {
+    let disk = LocalDisk::new(0);
+    let journal = fresh(&disk);
+    let placed = journal.append(&[(0, &[1; 100])]).expect("appends");
+    disk.set_trouble(Trouble {
+        failing_syncs: 1,
+        ..Trouble::default()
+    });
+    for _ in 0..3 {
+        let error = journal.flush_now().expect_err("fails");
+        assert!(
+            error.chain().contains("the disk has failed"),
+            "{}",
+            error.chain()
+        );
+    }
+    assert!(matches!(
+        journal.append(&[(0, &[1; 100])]),
+        Err(AppendError::Failed(_))
+    ));
+    assert!(matches!(
+        journal.append_zeros(0, 100),
+        Err(AppendError::Failed(_))
+    ));
+    assert!(journal.release(journal.end()).is_err());
+    assert!(journal.failure().is_some());
+    assert_eq!(
+        read(&placed[0].place),
+        [1; 100],
+        "what it holds can be read"
+    );
+}
+
+#[test]
+fn a_write_that_fails_is_not_taken() {
+    let disk = LocalDisk::new(0);
+    let journal = fresh(&disk);
+    let first = append(&journal, 0, &[1; 100]);
+    flush(&journal);
+    disk.set_trouble(Trouble {
+        failing_writes: true,
+        ..Trouble::default()
+    });
+    assert!(matches!(
+        journal.append(&[(0, &[2; 100])]),
+        Err(AppendError::Failed(_))
+    ));
+    drop(journal);
+    let (_, all) = replay(&look(&disk.files()).expect("is sound")).expect("replays");
+    assert_eq!(all, first);
+}
+
+#[test]
+fn a_full_journal_takes_more_once_something_is_released() {
+    for most_files in [None, Some(5)] {
+        let disk = LocalDisk::new(0);
+        let journal = fresh(&disk);
+        disk.set_trouble(Trouble {
+            most_files,
+            ..Trouble::default()
+        });
+        let half = |journal: &Journal| {
+            let mut taken = 0;
+            while taken < 1000 {
+                match journal.append(&[(0, &[1; 3000])]) {
+                    Ok(_) => taken += 1,
+                    Err(AppendError::Full) => break,
+                    Err(AppendError::Failed(error)) => panic!("{error}"),
+                }
+            }
+            taken
+        };
+        let taken = half(&journal);
+        let segments = if most_files.is_some() { 4 } else { 8 };
+        assert!((segments * 4..segments * 6).contains(&taken), "{taken}");
+        journal.release(journal.end()).expect("releases");
+        assert!(half(&journal) >= taken - 5);
+        // A place that is held keeps its segment.
+        journal.release(journal.end()).expect("releases");
+        let held = journal.append(&[(0, &[9; 3000])]).expect("appends");
+        journal.release(journal.end()).expect("releases");
+        half(&journal);
+        let content: Vec<u8> = held.iter().flat_map(|p| read(&p.place)).collect();
+        assert_eq!(content, [9; 3000]);
+    }
+}
+
+#[test]
+fn sessions_are_remembered_and_the_one_that_begins_is_alone() {
+    let disk = LocalDisk::new(0);
+    drop(fresh(&disk));
+    let mut found = look(&disk.files()).expect("found");
+    assert_eq!(found.sessions(), [1]);
+    for session in 2..600 {
+        found.remember(session).expect("remembers");
+    }
+    disk.lose_power();
+    let found = look(&disk.files()).expect("found");
+    assert_eq!(found.sessions().first(), Some(&1), "the one that wrote");
+    assert_eq!(found.sessions().last(), Some(&599));
+    found.begin(None, 700, LIMIT).expect("begins");
+    assert_eq!(look(&disk.files()).expect("found").sessions(), [700]);
+}
+
+#[test]
+fn a_crash_while_a_journal_is_made_leaves_none_or_an_empty_one() {
+    for seed in 0..50 {
+        let disk = LocalDisk::new(seed);
+        let files = disk.files();
+        let file = files.create("state", 8192).expect("creates");
+        file.write_at(&[&[1; 4096]], 0).expect("writes");
+        disk.lose_power();
+        assert!(Found::look(&files).expect("looks").is_none());
+        let found = Found::create(&files, OWNER, 5, SEGMENT).expect("creates");
+        disk.lose_power();
+        assert_eq!(replay(&found).expect("replays").1, []);
+        let found = look(&files).expect("is durable");
+        assert_eq!(replay(&found).expect("replays").1, []);
+    }
+}
+
+#[test]
+fn one_flush_serves_all_who_wait() {
+    let root = tempfile::tempdir().expect("directory");
+    let files: Arc<dyn LocalFiles> = Directory::new(root.path());
+    let found = Found::create(&files, OWNER, 1, SEGMENT).expect("creates");
+    let journal = found.begin(None, 1, LIMIT).expect("begins");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .build()
+        .expect("runtime");
+    runtime.block_on(async {
+        let writers: Vec<_> = (0..16u64)
+            .map(|n| {
+                let journal = Arc::clone(&journal);
+                tokio::spawn(async move {
+                    for _ in 0..20 {
+                        loop {
+                            match journal.append(&[(n * 4096, &[n as u8; 512])]) {
+                                Ok(_) => break,
+                                Err(AppendError::Full) => {
+                                    journal.release(journal.end()).expect("releases");
+                                }
+                                Err(AppendError::Failed(error)) => panic!("{error}"),
+                            }
+                        }
+                        journal.flush(|flush| flush()).await.expect("flushes");
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.await.expect("ends");
+        }
+    });
+}
