@@ -19,11 +19,62 @@ use crate::error::{Error, ErrorKind, Result};
 /// Most session ids remembered. Every failed mount adds one, every mount that succeeds leaves one.
 const MOST_SESSIONS: usize = 1000;
 
+/// A session of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastSession {
+    /// Its id.
+    pub session: Uuid,
+    /// Where its journal was; `None` where it had none.
+    pub journal: Option<PathBuf>,
+}
+
+/// The lock on a directory on this machine, held until dropped.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    // Closing it gives the lock up.
+    file: File,
+}
+
+impl DirectoryLock {
+    /// Locks a directory.
+    ///
+    /// # Errors
+    /// `Busy` where another process has the lock; `System` or `Denied`.
+    pub fn take(directory: &Path) -> Result<DirectoryLock> {
+        let path = directory.join("lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| failed("open", &path, e))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(DirectoryLock { file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "{} is in use by another process of this machine",
+                    directory.display()
+                ),
+            )),
+            Err(e) => Err(failed("lock", &path, e.into())),
+        }
+    }
+}
+
+impl Drop for DirectoryLock {
+    /// Unlocks instead of leaving that to the close, as [`LocalState`] does.
+    fn drop(&mut self) {
+        unlock(&self.file);
+    }
+}
+
 /// The lock on a disk on this machine, held until dropped, and the sessions of earlier processes.
 #[derive(Debug)]
 pub struct LocalState {
     directory: PathBuf,
-    dead: Vec<Uuid>,
+    dead: Vec<PastSession>,
     // Closing it gives the lock up.
     lock: File,
 }
@@ -87,7 +138,7 @@ impl LocalState {
 
     /// Sessions of a disk that this machine has had, whose processes are dead; none where one of them holds the lock, or nothing
     /// is remembered.
-    pub fn dead_sessions_of(root: &Path, disk: Uuid) -> Vec<Uuid> {
+    pub fn dead_sessions_of(root: &Path, disk: Uuid) -> Vec<PastSession> {
         let directory = root.join(disk.to_string());
         let Ok(lock) = File::open(directory.join("session")) else {
             return Vec::new();
@@ -98,8 +149,25 @@ impl LocalState {
         }
     }
 
+    /// Removes what this machine has of a disk that is no more, unless one of its processes holds the lock.
+    ///
+    /// # Errors
+    /// `System` or `Denied`.
+    pub fn forget(root: &Path, disk: Uuid) -> Result<()> {
+        let directory = root.join(disk.to_string());
+        let Ok(lock) = File::open(directory.join("session")) else {
+            return Ok(());
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                std::fs::remove_dir_all(&directory).map_err(|e| failed("remove", &directory, e))
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Sessions of this machine and user whose processes are dead, since the lock is held.
-    pub fn dead_sessions(&self) -> &[Uuid] {
+    pub fn dead_sessions(&self) -> &[PastSession] {
         &self.dead
     }
 
@@ -107,9 +175,9 @@ impl LocalState {
     ///
     /// # Errors
     /// `System` or `Denied`: then nothing has changed.
-    pub fn remember(&self, session: Uuid) -> Result<()> {
+    pub fn remember(&self, session: &PastSession) -> Result<()> {
         let mut sessions = self.dead.clone();
-        sessions.push(session);
+        sessions.push(session.clone());
         let surplus = sessions.len().saturating_sub(MOST_SESSIONS);
         self.write(&sessions[surplus..])
     }
@@ -118,12 +186,17 @@ impl LocalState {
     ///
     /// # Errors
     /// `System` or `Denied`: then nothing has changed.
-    pub fn trim(&self, session: Uuid) -> Result<()> {
-        self.write(&[session])
+    pub fn trim(&self, session: &PastSession) -> Result<()> {
+        self.write(std::slice::from_ref(session))
+    }
+
+    /// The directory of this disk's state.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Replaces the list as a whole: a crash leaves the old one or the new one.
-    fn write(&self, sessions: &[Uuid]) -> Result<()> {
+    fn write(&self, sessions: &[PastSession]) -> Result<()> {
         let text = encode(&sessions)?;
         let path = self.directory.join("sessions.json");
         let beside = self.directory.join("sessions.json.new");
@@ -147,9 +220,13 @@ impl Drop for LocalState {
     /// Unlocks instead of leaving that to the close: a child that is being started has the file too until its program begins, and
     /// would keep the lock that long.
     fn drop(&mut self) {
-        if let Err(error) = flock(&self.lock, FlockOperation::Unlock) {
-            tracing::debug!(%error, "the lock goes with the last who has the file");
-        }
+        unlock(&self.lock);
+    }
+}
+
+fn unlock(file: &File) {
+    if let Err(error) = flock(file, FlockOperation::Unlock) {
+        tracing::debug!(%error, "the lock goes with the last who has the file");
     }
 }
 
@@ -160,11 +237,11 @@ fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
 }
 
 /// The ids of a list; none where it is missing or not a list: it is only a memory.
-fn read_sessions(path: &Path) -> Vec<Uuid> {
+fn read_sessions(path: &Path) -> Vec<PastSession> {
     let Ok(text) = std::fs::read(path) else {
         return Vec::new();
     };
-    match serde_json::from_slice::<Vec<Uuid>>(&text) {
+    match serde_json::from_slice::<Vec<PastSession>>(&text) {
         Ok(ids) => ids,
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "the list of this machine's sessions cannot be read and is begun anew");
@@ -252,6 +329,23 @@ mod tests {
         LocalState::lock(root, DISK, Path::new("/mnt"))
     }
 
+    fn fresh() -> PastSession {
+        PastSession {
+            session: Uuid::new_v4(),
+            journal: Some(PathBuf::from("/somewhere")),
+        }
+    }
+
+    #[test]
+    fn a_locked_directory_is_busy() {
+        let root = tempfile::tempdir().expect("directory");
+        let held = DirectoryLock::take(root.path()).expect("first");
+        let error = DirectoryLock::take(root.path()).expect_err("second");
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        drop(held);
+        DirectoryLock::take(root.path()).expect("after the first has ended");
+    }
+
     #[test]
     fn a_second_process_is_refused_and_told_who_has_the_disk() {
         let root = tempfile::tempdir().expect("directory");
@@ -284,18 +378,18 @@ mod tests {
     #[test]
     fn sessions_are_remembered_until_a_later_one_stands() {
         let root = tempfile::tempdir().expect("directory");
-        let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
+        let (first, second) = (fresh(), fresh());
         lock(root.path())
             .expect("lock")
-            .remember(first)
+            .remember(&first)
             .expect("remember");
         let state = lock(root.path()).expect("lock");
-        assert_eq!(state.dead_sessions(), [first]);
-        state.remember(second).expect("remember");
+        assert_eq!(state.dead_sessions(), std::slice::from_ref(&first));
+        state.remember(&second).expect("remember");
         drop(state);
         let state = lock(root.path()).expect("lock");
-        assert_eq!(state.dead_sessions(), [first, second]);
-        state.trim(second).expect("trim");
+        assert_eq!(state.dead_sessions(), [first, second.clone()]);
+        state.trim(&second).expect("trim");
         drop(state);
         assert_eq!(lock(root.path()).expect("lock").dead_sessions(), [second]);
     }
@@ -304,9 +398,9 @@ mod tests {
     fn whoever_only_looks_sees_the_sessions_of_dead_processes_and_none_of_a_live_one() {
         let root = tempfile::tempdir().expect("directory");
         assert!(LocalState::dead_sessions_of(root.path(), DISK).is_empty());
-        let session = Uuid::new_v4();
+        let session = fresh();
         let state = lock(root.path()).expect("lock");
-        state.remember(session).expect("remember");
+        state.remember(&session).expect("remember");
         assert!(LocalState::dead_sessions_of(root.path(), DISK).is_empty());
         drop(state);
         assert_eq!(LocalState::dead_sessions_of(root.path(), DISK), [session]);

@@ -12,18 +12,24 @@ use tracing::{info, warn};
 
 use crate::block::Geometry;
 use crate::config::{MemoryPlan, format_size};
-use crate::disk::{Disk, DiskConfig};
+use crate::disk::{Disk, DiskConfig, FlushTo, Kept};
 use crate::error::{Error, ErrorKind, Result};
-use crate::local::LocalState;
+use crate::local::{DirectoryLock, LocalState, PastSession};
 use crate::object::ObjectClient;
 use crate::object::{Connection, Count, Limit, Location, Patience, Retry, connect};
 use crate::store::BlockStore;
 use crate::store::versioned;
 
+use journal::Prepared;
+
+mod journal;
+
 pub use crate::object::{Traffic, TrafficSnapshot};
 pub use crate::store::versioned::{
     DiskInfo, DiskSpec, Holder, OnProgress, Progress, SessionId, Superblock, TookOver,
 };
+
+pub use journal::{CacheDirectory, JournalContent, Replay, journal_content};
 
 /// How long a connection may take to come about, and one answer to come: beyond it the request counts as failed and is tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -152,16 +158,25 @@ pub async fn inspect(target: &Target, progress: &OnProgress) -> Result<DiskInfo>
 /// `NotFound`; `Held` unless `even_if_held`, or a dead mount of this machine holds it; those of the store: then some objects are left.
 pub async fn delete(target: &Target, even_if_held: bool, progress: &OnProgress) -> Result<u64> {
     let client = client(target).await?;
-    let own = match (
+    let local = match (
         versioned::read_superblock(&client).await,
         LocalState::root(),
     ) {
-        (Ok(superblock), Some(root)) => LocalState::dead_sessions_of(&root, superblock.id),
+        (Ok(superblock), Some(root)) => Some((root, superblock.id)),
         // What is wrong with it is found again, where it matters.
-        _ => Vec::new(),
+        _ => None,
     };
-    let own: Vec<SessionId> = own.into_iter().map(SessionId).collect();
-    versioned::delete(&client, even_if_held, &own, progress).await
+    let past = local
+        .iter()
+        .flat_map(|(root, id)| LocalState::dead_sessions_of(root, *id));
+    let own: Vec<SessionId> = past.map(|past| SessionId(past.session)).collect();
+    let deleted = versioned::delete(&client, even_if_held, &own, progress).await?;
+    if let Some((root, id)) = local
+        && let Err(error) = LocalState::forget(&root, id)
+    {
+        warn!(error = %error.chain(), "what this machine has kept of the disk stays");
+    }
+    Ok(deleted)
 }
 
 /// How a disk is to be mounted.
@@ -181,8 +196,18 @@ pub struct MountSpec {
     pub unsafe_no_fencing: bool,
     /// The oldest a write becomes before it is committed.
     pub commit_interval: Duration,
-    /// The most dirty data, in bytes.
+    /// The most memory for dirty data, in bytes.
     pub max_dirty_bytes: u64,
+    /// The longest a write may be uncommitted before later ones wait; `None`: for ever.
+    pub max_lag: Option<Duration>,
+    /// Where the journal is.
+    pub cache: CacheDirectory,
+    /// The most that the journal takes on the local disk, in bytes.
+    pub journal_bytes: u64,
+    /// Give up what a journal holds that may not be applied.
+    pub discard_journal: bool,
+    /// What a flush waits for; `None`: the journal where there is one.
+    pub flush: Option<FlushTo>,
     /// For the read cache and the buffers of requests, in bytes.
     pub memory_bytes: u64,
     /// Where the disk is going to be seen, for whoever finds it locked; absolute.
@@ -206,8 +231,13 @@ pub struct Mounted {
     pub took_over: Option<TookOver>,
     /// Whether a second writer is kept out.
     pub fences: bool,
-    // Locks the disk on this machine until the mount ends.
+    /// What the journal of the last mount on this machine had that the bucket has not; being committed.
+    pub replay: Option<Replay>,
+    /// Whether there is a journal, so that a flush need not wait for the bucket.
+    pub journalled: bool,
+    // Lock the disk and its cache directory on this machine until the mount ends.
     _local: Option<LocalState>,
+    _cache: Option<DirectoryLock>,
 }
 
 /// Mounts a disk; its tasks run on the current runtime.
@@ -234,10 +264,21 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         );
     }
     let session = SessionId::fresh();
-    let local = match spec.read_only || spec.target.is_memory() {
-        true => None,
-        false => local_state(&superblock, &spec.mountpoint, session)?,
+    let writes = !spec.read_only && !spec.target.is_memory();
+    let (local, mut prepared) = match writes {
+        true => prepare(&superblock, spec, session)?,
+        false => (None, None),
     };
+    let mut own_dead_sessions: Vec<SessionId> = local
+        .iter()
+        .flat_map(|local| local.dead_sessions())
+        .map(|past| SessionId(past.session))
+        .collect();
+    let mut admit: versioned::Admit = Arc::new(|_| Ok(()));
+    if let Some(prepared) = &mut prepared {
+        own_dead_sessions.extend(prepared.sessions());
+        admit = prepared.admit(session)?;
+    }
     let store = versioned::mount(
         connected.with_requests(plan.requests),
         superblock.clone(),
@@ -247,43 +288,69 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
             take_over: spec.take_over,
             unsafe_no_fencing: spec.unsafe_no_fencing,
             session,
-            own_dead_sessions: local.as_ref().map_or_else(Vec::new, |local| {
-                local
-                    .dead_sessions()
-                    .iter()
-                    .copied()
-                    .map(SessionId)
-                    .collect()
-            }),
+            own_dead_sessions,
+            admit,
             requests: plan.requests,
             sources: versioned::Sources::system(),
             progress: Arc::clone(&spec.progress),
         },
     )
     .await?;
-    if let Some(Err(error)) = local.as_ref().map(|local| local.trim(session.0)) {
+    let (took_over, fences) = (store.took_over().cloned(), store.fences());
+    let store: Arc<dyn BlockStore> = store;
+    let (kept, replay, cache) = match begin(prepared, session, spec.journal_bytes) {
+        Ok(begun) => begun,
+        Err(error) => {
+            // A claim that has been put is better released than left for the next mount to find. What is in the journal stays.
+            if let Err(error) = store.release().await {
+                warn!(error = %error.chain(), "the disk is not released");
+            }
+            return Err(error);
+        }
+    };
+    let past = PastSession {
+        session: session.0,
+        journal: kept
+            .as_ref()
+            .map(|kept| PathBuf::from(kept.journal.location())),
+    };
+    if let Some(Err(error)) = local.as_ref().map(|local| local.trim(&past)) {
         warn!(error = %error.chain(), "the list of this machine's sessions is not trimmed");
     }
     let config = DiskConfig {
         commit_interval: spec.commit_interval,
         max_dirty_bytes: spec.max_dirty_bytes,
         cache_bytes: plan.cache_bytes,
+        flush: spec.flush.unwrap_or(FlushTo::Journal),
+        max_lag: spec.max_lag,
     };
-    let (took_over, fences) = (store.took_over().cloned(), store.fences());
-    let store: Arc<dyn BlockStore> = store;
     // Until now a user has waited for an answer; from here on a file system does, which takes an error much worse than a wait.
     connected
         .patience
         .set(spec.target.patience.max(MOUNTED_PATIENCE));
     Ok(Mounted {
-        disk: Disk::open(store, config, tokio::runtime::Handle::current()),
+        journalled: kept.is_some(),
+        disk: Disk::open(store, config, kept, tokio::runtime::Handle::current()),
         traffic: connected.traffic,
         superblock,
         created,
         took_over,
         fences,
+        replay,
         _local: local,
+        _cache: cache,
     })
+}
+
+/// What goes on with a journal once the disk is claimed.
+type Begun = (Option<Kept>, Option<Replay>, Option<DirectoryLock>);
+
+fn begin(prepared: Option<Prepared>, session: SessionId, journal_bytes: u64) -> Result<Begun> {
+    let Some(prepared) = prepared else {
+        return Ok((None, None, None));
+    };
+    let (kept, replay, cache) = prepared.begin(session, journal_bytes)?;
+    Ok((Some(kept), replay, cache))
 }
 
 /// The disk's superblock, of a new disk where there is none and one is asked for; and whether it is new.
@@ -329,30 +396,95 @@ fn exact_size(bytes: u64) -> String {
     format!("{} ({bytes} bytes)", format_size(bytes))
 }
 
-/// The lock on this machine, with the new session remembered; `None` where this machine cannot remember anything.
-fn local_state(
+/// What this machine knows of a disk: the lock and its sessions, the new one remembered; and the journal, if there is to be one.
+///
+/// # Errors
+/// `Busy`; `Fenced` or `Damaged` where a journal may not be applied, or would be left behind; those of a directory that was asked for.
+fn prepare(
     superblock: &Superblock,
-    mountpoint: &Path,
+    spec: &MountSpec,
     session: SessionId,
-) -> Result<Option<LocalState>> {
+) -> Result<(Option<LocalState>, Option<Prepared>)> {
+    let local = lock_locally(superblock, &spec.mountpoint)?;
+    let usual = local.as_ref().map(LocalState::directory);
+    let directory = match &spec.cache {
+        CacheDirectory::Usual => usual.map(Path::to_path_buf),
+        CacheDirectory::At(path) => Some(std::path::absolute(path).unwrap_or(path.clone())),
+        CacheDirectory::None => None,
+    };
+    if let Some(local) = &local
+        && !spec.discard_journal
+    {
+        left_behind(local, directory.as_deref())?;
+    }
+    let prepared = match &directory {
+        None => None,
+        Some(directory) => {
+            let look = Prepared::look(directory, superblock, spec.discard_journal);
+            match look {
+                Ok(prepared) => Some(prepared),
+                // Nobody has asked for this one, and there is none yet.
+                Err(error) if may_do_without(spec, &error) => {
+                    warn!(error = %error.chain(), "there is no journal: flushes wait for the bucket");
+                    None
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    if let Some(local) = &local {
+        let remembered = local.remember(&PastSession {
+            session: session.0,
+            journal: prepared.as_ref().and(directory),
+        });
+        if let Err(error) = remembered {
+            warn!(error = %error.chain(), "{FORGETFUL}");
+        }
+    }
+    Ok((local, prepared))
+}
+
+/// What follows where this machine cannot remember a session.
+const FORGETFUL: &str = "this machine cannot remember the session: should this daemon die, mounting again takes --take-over";
+
+/// Whether a journal that cannot be had is only a comfort that is missing.
+fn may_do_without(spec: &MountSpec, error: &Error) -> bool {
+    let asked = spec.cache != CacheDirectory::Usual || spec.flush == Some(FlushTo::Journal);
+    !asked && matches!(error.kind(), ErrorKind::Full | ErrorKind::Denied)
+}
+
+/// Refuses to leave what an earlier mount of this machine kept in another directory.
+fn left_behind(local: &LocalState, directory: Option<&Path>) -> Result<()> {
+    let others = local
+        .dead_sessions()
+        .iter()
+        .filter_map(|past| past.journal.as_deref());
+    for other in others.filter(|other| Some(*other) != directory) {
+        if journal::holds_something(other) {
+            let shown = other.display();
+            return Err(Error::new(
+                ErrorKind::Fenced,
+                format!(
+                    "the journal in {shown} has writes of the last mount on this machine that are not in the bucket: mount with \
+                     --cache-dir {shown}, or copy them with 'bucketdisk journal export {shown} FILE' and mount with --discard-journal"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The lock on this machine; `None` where this machine cannot remember anything.
+fn lock_locally(superblock: &Superblock, mountpoint: &Path) -> Result<Option<LocalState>> {
     let Some(root) = LocalState::root() else {
-        warn!(
-            "there is no cache directory: should this daemon die, mounting again takes --take-over"
-        );
+        warn!("there is no cache directory: {FORGETFUL}");
         return Ok(None);
     };
-    let local = LocalState::lock(&root, superblock.id, mountpoint).and_then(|local| {
-        local.remember(session.0)?;
-        Ok(local)
-    });
-    match local {
+    match LocalState::lock(&root, superblock.id, mountpoint) {
         Ok(local) => Ok(Some(local)),
         Err(error) if error.kind() == ErrorKind::Busy => Err(error),
         Err(error) => {
-            warn!(
-                error = %error.chain(),
-                "this machine cannot remember the session: should this daemon die, mounting again takes --take-over"
-            );
+            warn!(error = %error.chain(), "{FORGETFUL}");
             Ok(None)
         }
     }

@@ -80,8 +80,12 @@ impl Place {
     }
 
     fn mount(&self, more: &[&str]) -> Output {
-        let (at, log) = (self.text("mnt"), self.text("log"));
+        let (at, log, cache) = (self.text("mnt"), self.text("log"), self.text("cache"));
         let mut line = vec!["mount", &self.url, &at, "--log", &log];
+        if !more.contains(&"--read-only") {
+            // These tests look into the bucket for what was flushed.
+            line.extend(["--cache-dir", &cache, "--flush", "bucket"]);
+        }
         line.extend(more);
         run(&line)
     }

@@ -57,6 +57,20 @@ fn built() -> Command {
     command
 }
 
+/// The verbs and what they are called: of a verb with verbs of its own, those.
+fn verbs(command: &Command) -> Vec<(String, &Command)> {
+    let nested = |verb| -> Vec<(String, &Command)> {
+        let verb: &Command = verb;
+        let name = |inner: &Command| format!("{} {}", verb.get_name(), inner.get_name());
+        let inner: Vec<_> = verb.get_subcommands().map(|i| (name(i), i)).collect();
+        match inner.is_empty() {
+            true => vec![(verb.get_name().to_owned(), verb)],
+            false => inner,
+        }
+    };
+    command.get_subcommands().flat_map(nested).collect()
+}
+
 #[test]
 fn every_flag_of_every_verb_is_in_the_page_and_the_reverse() {
     let (command, items) = (built(), items());
@@ -75,8 +89,8 @@ fn every_flag_of_every_verb_is_in_the_page_and_the_reverse() {
     };
     let general = in_page(GENERAL);
     assert_eq!(in_code(&command), general, "general options");
-    for verb in command.get_subcommands() {
-        let mut documented = in_page(verb.get_name());
+    for (name, verb) in verbs(&command) {
+        let mut documented = in_page(&name);
         // Every verb has the general options; the version is the program's.
         documented.extend(
             general
@@ -87,14 +101,15 @@ fn every_flag_of_every_verb_is_in_the_page_and_the_reverse() {
         if verb.get_arguments().any(|a| a.get_id() == "url") {
             documented.extend(in_page(STORE));
         }
-        assert_eq!(in_code(verb), documented, "options of {}", verb.get_name());
+        assert_eq!(in_code(verb), documented, "options of {name}");
     }
 }
 
 #[test]
 fn every_verb_has_a_section_and_a_synopsis_and_the_reverse() {
     let command = built();
-    let verbs: BTreeSet<&str> = command.get_subcommands().map(Command::get_name).collect();
+    let verbs = verbs(&command);
+    let verbs: BTreeSet<&str> = verbs.iter().map(|(name, _)| name.as_str()).collect();
     let synopsis: BTreeSet<&str> = PAGE
         .lines()
         .skip_while(|line| *line != ".Sh SYNOPSIS")
@@ -113,7 +128,7 @@ fn every_verb_has_a_section_and_a_synopsis_and_the_reverse() {
 #[test]
 fn every_default_is_in_the_page() {
     let (command, items) = (built(), items());
-    for verb in command.get_subcommands() {
+    for (name, verb) in verbs(&command) {
         for option in options(verb) {
             let defaults = option.get_default_values();
             let takes_values = option.get_action().takes_values();
@@ -123,7 +138,7 @@ fn every_default_is_in_the_page() {
                 continue;
             }
             let text = items
-                .get(verb.get_name())
+                .get(&name)
                 .into_iter()
                 .chain(items.get(STORE))
                 .flatten()
@@ -132,8 +147,7 @@ fn every_default_is_in_the_page() {
                 .expect("documented");
             assert!(
                 text.contains(&format!("The default is {default}.\n")),
-                "{} {:?}: {text}",
-                verb.get_name(),
+                "{name} {:?}: {text}",
                 flags(option)
             );
         }

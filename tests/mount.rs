@@ -11,6 +11,8 @@ use support::{fsx, s3_server};
 
 #[path = "mount/file_systems.rs"]
 mod file_systems;
+#[path = "mount/journal.rs"]
+mod journal;
 mod support;
 #[path = "mount/trouble.rs"]
 mod trouble;

@@ -31,13 +31,19 @@ impl Scene {
 
     /// The disk, mounted anew after it was filled: nothing of it is in memory.
     fn mounted(&self) -> Mount<'_> {
+        self.mounted_with(&[])
+    }
+
+    /// The same, with more options.
+    fn mounted_with(&self, more: &[&str]) -> Mount<'_> {
         let options = ["--create", "--size", "8m", "--block-size", "64k"];
         let disk = self.machine.mount(&self.url, "disk", &options);
         for block in 0..4 {
             write(&disk, block * BLOCK, &[block as u8 + 1; BLOCK as usize]).expect("writes");
         }
         disk.umount();
-        let hour = ["--commit-interval", "1h"];
+        let mut hour = vec!["--commit-interval", "1h"];
+        hour.extend(more);
         self.machine.mount(&self.url, "disk", &hour)
     }
 
@@ -234,7 +240,63 @@ fn assert_mine(file: &Path) {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// A plain umount cannot be refused, and a machine that shuts down does not wait: what is not committed goes into a file.
+/// A plain umount cannot be refused, and a machine that shuts down does not wait: what is not committed stays in the journal, which the
+/// next mount may not apply, and does not drop.
+#[test]
+fn a_mount_that_ends_without_the_disk_leaves_what_it_could_not_commit_in_the_journal() {
+    if !can_mount("a_mount_that_ends_without_the_disk_leaves_a_journal") {
+        return;
+    }
+    for way in ["umount $DIR", "kill -TERM $PID", "kill -KILL $PID"] {
+        let scene = Scene::new();
+        let disk = scene.mounted_with(&["--flush", "journal"]);
+        let pid = disk.pid();
+        write(&disk, BLOCK + 100, b"mine!").expect("writes");
+        scene.take_over();
+        write(&disk, 100 * BLOCK, &[7; 5000]).expect("is not known yet");
+        run(Command::new("sh")
+            .args(["-euc", way])
+            .env("DIR", disk.dir())
+            .env("PID", pid.to_string()));
+        wait_for("the daemon to finish", || {
+            !Path::new(&format!("/proc/{pid}")).exists()
+        });
+        let at = disk.dir().to_owned();
+        disk.clear_away();
+        let cache = scene.machine.cache_directory(&scene.url);
+        let cache = cache.to_str().expect("UTF-8");
+        if !way.contains("KILL") {
+            let log = scene.machine.log();
+            assert!(
+                log.contains("the journal keeps them") && log.contains(cache),
+                "{log}"
+            );
+        }
+        let mount = ["mount", &scene.url, &at, "--cache-dir", cache];
+        for more in [&[][..], &["--take-over"]] {
+            let refusal = scene.machine.try_run(&[&mount[..], more].concat());
+            refused(
+                &refusal,
+                6,
+                &["another session", "journal export", "--discard-journal"],
+            );
+        }
+        let file = scene.file("mine");
+        let file = file.to_str().expect("UTF-8");
+        scene.machine.run(&["journal", "export", cache, file]);
+        assert_mine(Path::new(file));
+        let again = scene.machine.try_run(&["journal", "export", cache, file]);
+        refused(&again, 4, &["--force"]);
+        let disk = scene
+            .machine
+            .mount(&scene.url, "disk", &["--discard-journal"]);
+        assert_eq!(read(&disk.image(), BLOCK + 99, 2).expect("reads"), [2, 2]);
+        assert_eq!(read(&disk.image(), 2 * BLOCK, 2).expect("reads"), [9, 9]);
+        disk.umount();
+    }
+}
+
+/// Without a journal it goes into a file.
 #[test]
 fn a_mount_that_ends_without_the_disk_keeps_what_it_could_not_commit_in_a_file() {
     if !can_mount("a_mount_that_ends_without_the_disk") {
@@ -242,7 +304,7 @@ fn a_mount_that_ends_without_the_disk_keeps_what_it_could_not_commit_in_a_file()
     }
     for way in ["umount $DIR", "kill -TERM $PID"] {
         let scene = Scene::new();
-        let disk = scene.mounted();
+        let disk = scene.mounted_with(&["--cache-dir", "none"]);
         let pid = disk.pid();
         scene.take_over();
         write(&disk, BLOCK + 100, b"mine!").expect("is not known yet");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::config::{parse_duration, parse_size};
+use crate::disk::FlushTo;
 use crate::error::Error;
 use crate::store::versioned::superblock::MAX_LABEL_BYTES;
 
@@ -53,11 +54,15 @@ pub enum Verb {
         mut_arg("block_size", |a| a.requires("create")),
         mut_arg("label", |a| a.requires("create"))
     )]
-    Mount(MountArgs),
+    Mount(Box<MountArgs>),
     /// Commit everything, unmount, and return once the bucket has it all
     Umount(UmountArgs),
+    /// Return once all that was written to a mounted disk is durable
+    Flush(FlushArgs),
     /// Copy a mounted disk to a file, with what is not committed
     Export(ExportArgs),
+    /// Look after the journal of a disk that is not mounted
+    Journal(JournalArgs),
     /// Describe a disk from what its bucket holds
     Info(InfoArgs),
     /// Show a mounted disk's live figures
@@ -172,9 +177,29 @@ pub struct MountArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub commit_interval: Duration,
 
-    /// The most data held that is not committed yet; writers wait beyond it
+    /// The most memory for data that is not committed yet, or with a journal, for where it lies there; writers wait beyond it
     #[arg(long, value_name = "SIZE", default_value = "256m", value_parser = size)]
     pub max_dirty: u64,
+
+    /// How old a write may become uncommitted before writers wait [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub max_lag: Option<Duration>,
+
+    /// Where the journal is, for this disk alone; 'none': in memory [default: by the disk's id, see bucketdisk(1)]
+    #[arg(long, value_name = "DIR|none")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// The most that the journal takes in the cache directory; writers wait beyond it
+    #[arg(long, value_name = "SIZE", default_value = "4g", value_parser = size)]
+    pub journal_size: u64,
+
+    /// What a flush (fsync) waits for: the journal on the local disk, or the bucket [default: journal where there is one]
+    #[arg(long, value_name = "journal|bucket", value_parser = flush_to)]
+    pub flush: Option<FlushTo>,
+
+    /// Give up what a journal holds that is damaged, or that was written before another session took the disk
+    #[arg(long, conflicts_with = "read_only")]
+    pub discard_journal: bool,
 
     /// Memory for the read cache and the buffers of requests
     #[arg(long, value_name = "SIZE", default_value = "256m", value_parser = size)]
@@ -228,6 +253,49 @@ pub struct UmountArgs {
     /// Give up what can be committed no more because another session has taken the disk over
     #[arg(long)]
     pub discard: bool,
+}
+
+/// `flush`.
+#[derive(Debug, Args)]
+pub struct FlushArgs {
+    /// The mount point
+    #[arg(value_name = "DIR")]
+    pub mountpoint: PathBuf,
+
+    /// Return once everything is committed to the bucket, not only in the journal
+    #[arg(long)]
+    pub bucket: bool,
+}
+
+/// `journal`.
+#[derive(Debug, Args)]
+pub struct JournalArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub verb: JournalVerb,
+}
+
+/// What can be done with a journal that no mount uses.
+#[derive(Debug, Subcommand)]
+pub enum JournalVerb {
+    /// Copy what a journal holds into a sparse file, and list its ranges in FILE.ranges
+    Export(JournalExportArgs),
+}
+
+/// `journal export`.
+#[derive(Debug, Args)]
+pub struct JournalExportArgs {
+    /// The cache directory of a disk that is not mounted
+    #[arg(value_name = "CACHE-DIR")]
+    pub directory: PathBuf,
+
+    /// The file to make, a sparse one
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Replace FILE if it is there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `export`.
@@ -292,6 +360,14 @@ pub struct DeleteArgs {
 
 fn size(text: &str) -> Result<u64, Error> {
     parse_size(text)
+}
+
+fn flush_to(text: &str) -> Result<FlushTo, String> {
+    match text {
+        "journal" => Ok(FlushTo::Journal),
+        "bucket" => Ok(FlushTo::Bucket),
+        _ => Err("a flush waits for 'journal' or 'bucket'".to_owned()),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, Error> {

@@ -135,7 +135,7 @@ impl Life {
 
     /// What the first signal asks for.
     async fn leave(self: Arc<Self>) {
-        if let Err(error) = self.disk().flush().await {
+        if let Err(error) = self.disk().commit().await {
             warn!(error = %error.chain(), "not everything is committed; unmounting all the same");
         }
         let Err(error) = self.unmount_fuse().await else {
@@ -212,7 +212,15 @@ impl Life {
             )));
         }
         if self.discard.load(Ordering::Acquire) {
+            self.disk().give_up_journal()?;
             return Ok(fenced.within("what was not committed is given up, as was asked for"));
+        }
+        if let Some(journal) = self.disk().keep_in_journal() {
+            let bytes = format_size(length(&self.disk().dirty_ranges()));
+            return Ok(fenced.within(format!(
+                "{bytes} of writes to {shown} were not committed; the journal keeps them: copy them with 'bucketdisk journal export \
+                 {journal} FILE'"
+            )));
         }
         let (file, bytes) = rescue::keep(self.disk()).await.map_err(|error| {
             error.within("the writes that can be committed no more cannot be kept on this machine")
@@ -268,13 +276,22 @@ impl Service for Life {
         self.disk().dirty_ranges()
     }
 
+    async fn flush(&self, bucket: bool) -> Result<bool> {
+        if bucket {
+            self.disk().commit().await?;
+            return Ok(true);
+        }
+        self.disk().flush().await?;
+        Ok(self.disk().status().dirty_bytes == 0)
+    }
+
     async fn unmount(&self, discard: bool) -> Result<Unmounted> {
         let mut done = match self.disk().is_read_only() {
             true => Unmounted::ReadOnly,
             false => Unmounted::Released,
         };
         let shown = self.fuse.directory().display();
-        match self.disk().flush().await {
+        match self.disk().commit().await {
             Err(error) if error.kind() == ErrorKind::Fenced && discard => {
                 let bytes = length(&self.disk().dirty_ranges());
                 done = Unmounted::GivenUp { bytes };

@@ -17,7 +17,9 @@ mod daemon;
 mod delete;
 pub mod exit;
 mod export;
+mod flush;
 mod info;
+mod journal;
 mod life;
 pub mod log;
 mod mount;
@@ -113,6 +115,8 @@ fn try_run(line: impl IntoIterator<Item = OsString>) -> Result<u8> {
         Verb::Create(args) => create::run(args, &context),
         Verb::Mount(_) => Ok(()),
         Verb::Umount(args) => umount::run(args, &context),
+        Verb::Flush(args) => flush::run(args, &context),
+        Verb::Journal(args) => journal::run(args, &context),
         Verb::Export(args) => export::run(args, &context),
         Verb::Info(args) => info::run(args, &context),
         Verb::Status(args) => status::run(args, &context),

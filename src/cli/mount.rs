@@ -18,10 +18,11 @@ use super::signals::Signals;
 use crate::block::Geometry;
 use crate::config::{MemoryPlan, format_size};
 use crate::control::{self, Listening, Service};
+use crate::disk::FlushTo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::fuse::{self, FuseMount, FuseOptions};
 use crate::local::make_private;
-use crate::open::{self, DiskSpec, MountSpec, Mounted, TookOver};
+use crate::open::{self, CacheDirectory, DiskSpec, MountSpec, Mounted, Replay, TookOver};
 
 /// How long a mount that is given up before it is ready may take to get so far that its claim can be released.
 const GRACE: Duration = Duration::from_secs(5);
@@ -62,6 +63,17 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
             "a disk in memory begins and ends with its mount: give --create and --size",
         ));
     }
+    let cache = match &args.cache_dir {
+        None => CacheDirectory::Usual,
+        Some(none) if none.as_os_str() == "none" => CacheDirectory::None,
+        Some(directory) => CacheDirectory::At(directory.clone()),
+    };
+    if cache == CacheDirectory::None && args.flush == Some(FlushTo::Journal) {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "--flush journal needs a journal: leave out --cache-dir none",
+        ));
+    }
     let user = rustix::process::geteuid().as_raw();
     let group = rustix::process::getegid().as_raw();
     let fuse = FuseOptions {
@@ -84,6 +96,11 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
         unsafe_no_fencing: args.unsafe_no_fencing,
         commit_interval: args.commit_interval,
         max_dirty_bytes: args.max_dirty,
+        max_lag: args.max_lag,
+        cache: cache.clone(),
+        journal_bytes: args.journal_size,
+        discard_journal: args.discard_journal,
+        flush: args.flush,
         memory_bytes: args.memory,
         mountpoint: args.mountpoint.clone(),
         progress: Arc::new(|_| {}),
@@ -131,7 +148,9 @@ async fn serve(mut request: Request, starter: Option<Starter>, context: &Context
     let mut listening = Listening::bind(&sockets, &mountpoint)?;
     let mounted = mount(&mut request.spec, &mut signals, starter.as_ref(), context).await?;
     let url = request.spec.target.url();
-    announce(&mounted, &url, context);
+    let wants_journal =
+        request.spec.cache != CacheDirectory::None && !request.spec.target.is_memory();
+    announce(&mounted, &url, wants_journal, context);
     let source = Arc::new(Source {
         disk: Arc::clone(&mounted.disk),
         traffic: Arc::clone(&mounted.traffic),
@@ -219,7 +238,7 @@ async fn release(mounted: &Mounted) {
     }
 }
 
-fn announce(mounted: &Mounted, url: &str, context: &Context) {
+fn announce(mounted: &Mounted, url: &str, wants_journal: bool, context: &Context) {
     let geometry = mounted.superblock.geometry;
     let size = format_size(geometry.size_bytes());
     let block = u64::from(geometry.block_bytes());
@@ -230,9 +249,19 @@ fn announce(mounted: &Mounted, url: &str, context: &Context) {
             .line(&format!("created {url}: {size} in blocks of {block}"));
     }
     if let Some(took_over) = &mounted.took_over {
-        let line = from_whom(took_over);
+        let line = from_whom(took_over, mounted.replay.as_ref());
         context.reporter.line(&line);
         warn!(target: log::TOLD, url, "{line}");
+    }
+    if let (Some(replay), None) = (&mounted.replay, &mounted.took_over) {
+        let line = format!("going on with {}", kept(replay));
+        context.reporter.line(&line);
+        warn!(target: log::TOLD, url, "{line}");
+    }
+    if !mounted.journalled && !mounted.disk.is_read_only() && wants_journal {
+        let line =
+            "there is no journal on this machine, the log says why: flushes wait for the bucket";
+        context.reporter.warning(line);
     }
     if !mounted.fences {
         let line = "this store cannot keep a second writer out; never mount the disk for writing on two machines";
@@ -247,12 +276,13 @@ fn announce(mounted: &Mounted, url: &str, context: &Context) {
 }
 
 /// What is said of a disk that its last session had not released.
-fn from_whom(took_over: &TookOver) -> String {
+fn from_whom(took_over: &TookOver, replay: Option<&Replay>) -> String {
     let from = &took_over.from;
     match took_over.was_dead {
         true => format!(
-            "the last mount on this machine (process {}) has died: going on from its last commit",
-            from.pid
+            "the last mount on this machine (process {}) has died: going on from its last commit{}",
+            from.pid,
+            replay.map_or_else(String::new, |replay| format!(" with {}", kept(replay))),
         ),
         false => {
             format!(
@@ -261,6 +291,16 @@ fn from_whom(took_over: &TookOver) -> String {
             )
         }
     }
+}
+
+/// What a journal had.
+fn kept(replay: &Replay) -> String {
+    format!(
+        "what its journal in {} has kept: {} in {} writes",
+        replay.location.display(),
+        format_size(replay.written_bytes),
+        replay.records
+    )
 }
 
 async fn start_fuse(source: &Arc<Source>, options: &FuseOptions) -> Result<Arc<Life>> {

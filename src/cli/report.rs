@@ -119,6 +119,7 @@ impl Report {
             ),
         );
         line("dirty", self.dirty());
+        line("journal", self.journal());
         line("commits", self.commits());
         line(
             "cache",
@@ -156,6 +157,21 @@ impl Report {
                 .flatten()
         };
         self.disk.commit_error.clone().or_else(failing)
+    }
+
+    fn journal(&self) -> String {
+        let disk = &self.disk;
+        let place = match (&disk.journal, &disk.journal_error) {
+            (Some(place), None) => place.clone(),
+            (_, Some(error)) => format!("failed: {error}"),
+            (None, None) => "none".to_owned(),
+        };
+        format!(
+            "{place}; a flush waits for the {}; memory {} of {}",
+            disk.flush,
+            format_size(disk.dirty_memory_bytes),
+            format_size(disk.max_dirty_memory_bytes)
+        )
     }
 
     fn dirty(&self) -> String {

@@ -32,10 +32,8 @@ pub fn run(args: &UmountArgs, context: &Context) -> Result<()> {
     // What there was to do when it began, to show how much of that is done.
     let most = Mutex::new(0u64);
     let outcome = client.unmount(args.discard, |progress| {
-        let mut most = most.lock();
-        *most = progress.dirty_bytes.max(*most);
-        let done = *most - progress.dirty_bytes;
-        step.lock().update(done, *most, &words(progress));
+        let (most, done) = most_and_done(&mut most.lock(), progress);
+        step.lock().update(done, most, &words(progress));
     });
     drop(step);
     let outcome = match outcome {
@@ -66,12 +64,20 @@ fn clear_away(mountpoint: &Path) -> Result<Error> {
     Ok(Error::new(
         ErrorKind::System,
         format!(
-            "the daemon of {shown} had died: {shown} is unmounted now, and what was not committed is lost"
+            "the daemon of {shown} had died: {shown} is unmounted now, and what was not committed is what its journal has kept, for \
+             the next mount"
         ),
     ))
 }
 
-fn words(progress: &Progress) -> String {
+/// The most that there was to do so far, and how much of that is done, in bytes.
+pub fn most_and_done(most: &mut u64, progress: &Progress) -> (u64, u64) {
+    *most = progress.dirty_bytes.max(*most);
+    (*most, *most - progress.dirty_bytes)
+}
+
+/// How far it is, for people.
+pub fn words(progress: &Progress) -> String {
     let left = format!("{} left", format_size(progress.dirty_bytes));
     match &progress.trouble {
         Some(trouble) => format!("{left}; trying again: {trouble}"),

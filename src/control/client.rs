@@ -87,6 +87,24 @@ impl Client {
         }
     }
 
+    /// Asks for everything written so far to be made durable, in the bucket if `bucket`; answers whether it is in the bucket.
+    ///
+    /// # Errors
+    /// What the daemon answered: it stays dirty; `System` where it died before it was done.
+    pub fn flush(mut self, bucket: bool, on_progress: impl Fn(&Progress)) -> Result<bool> {
+        self.ask(Request::Flush { bucket })?;
+        loop {
+            match self.reply()? {
+                Some(Reply::Progress(progress)) => on_progress(&progress),
+                Some(Reply::Flushed { in_bucket }) => return Ok(in_bucket),
+                Some(Reply::Failed { kind, message }) => {
+                    return Err(Error::new(kind_of(&kind), message));
+                }
+                Some(_) | None => return Err(self.died()),
+            }
+        }
+    }
+
     /// Asks to unmount, and returns when everything is in the bucket, the disk is released and the daemon has gone; with
     /// `discard`, what cannot be committed may be given up instead. Dropping the connection, by ending this process, leaves the
     /// daemon at it.
@@ -105,7 +123,7 @@ impl Client {
                 Some(Reply::Failed { kind, message }) => {
                     return Err(Error::new(kind_of(&kind), message));
                 }
-                Some(Reply::Status { .. } | Reply::Dirty { .. }) | None => return Err(self.died()),
+                Some(_) | None => return Err(self.died()),
             }
         }
     }

@@ -41,6 +41,12 @@ pub enum Request {
     },
     /// The byte ranges that are not committed: [`Reply::Dirty`] until all are told.
     Dirty,
+    /// Make everything durable that was written so far: [`Reply::Progress`] while it lasts, then [`Reply::Flushed`] or
+    /// [`Reply::Failed`].
+    Flush {
+        /// In the bucket, and not only in the journal.
+        bucket: bool,
+    },
 }
 
 /// What is answered.
@@ -62,6 +68,11 @@ pub enum Reply {
         ranges: Vec<(u64, u64)>,
         /// Whether another line follows.
         more: bool,
+    },
+    /// Everything that was written before the request is durable.
+    Flushed {
+        /// It is in the bucket, not only in the journal.
+        in_bucket: bool,
     },
     /// It is unmounted. The daemon exits; the connection ends when it has.
     Done(Unmounted),
@@ -116,6 +127,13 @@ pub trait Service: Send + Sync {
 
     /// The byte ranges that are not committed, ascending.
     fn dirty(&self) -> Vec<Range<u64>>;
+
+    /// Makes everything durable that was written so far: in the bucket if `bucket` asks for it or flushes wait for it anyway, else in the
+    /// journal. Answers whether all is in the bucket.
+    ///
+    /// # Errors
+    /// Why it is not; it stays dirty.
+    async fn flush(&self, bucket: bool) -> Result<bool>;
 
     /// Commits everything, unmounts, commits what came last and releases the disk. With `discard`, what cannot be committed
     /// because another session has taken the disk is given up.

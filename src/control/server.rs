@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
-use super::{MAX_LINE_BYTES, Reply, Request, Service, Unmounted, kind_name, socket_path};
+use super::{MAX_LINE_BYTES, Reply, Request, Service, kind_name, socket_path};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Between two progress lines.
@@ -179,8 +179,19 @@ async fn answer(
                 }
             }
         }
+        Ok(Request::Flush { bucket }) => {
+            let flushing = Arc::clone(&service);
+            let flushing = async move { flushing.flush(bucket).await };
+            let reply = match with_progress(&mut stream, &*service, flushing).await {
+                Ok(in_bucket) => Reply::Flushed { in_bucket },
+                Err(error) => failure(&error),
+            };
+            send(&mut stream, &reply).await
+        }
         Ok(Request::Unmount { discard }) => {
-            let outcome = unmount(&mut stream, service, discard).await;
+            let unmounting = Arc::clone(&service);
+            let unmounting = async move { unmounting.unmount(discard).await };
+            let outcome = with_progress(&mut stream, &*service, unmounting).await;
             let reply = match &outcome {
                 Ok(outcome) => Reply::Done(*outcome),
                 Err(error) => failure(error),
@@ -200,16 +211,13 @@ async fn answer(
     }
 }
 
-/// Unmounts, and tells how far that is. Goes on where the client has gone.
-async fn unmount(
+/// Does something that lasts, and tells how far it is. Goes on where the client has gone.
+async fn with_progress<T: Send + 'static>(
     stream: &mut BufReader<UnixStream>,
-    service: Arc<dyn Service>,
-    discard: bool,
-) -> Result<Unmounted> {
-    let mut task = {
-        let service = Arc::clone(&service);
-        tokio::spawn(async move { service.unmount(discard).await })
-    };
+    service: &dyn Service,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let mut task = tokio::spawn(work);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut listening = true;
@@ -217,7 +225,7 @@ async fn unmount(
         tokio::select! {
             outcome = &mut task => {
                 return outcome.unwrap_or_else(|e| {
-                    Err(Error::new(ErrorKind::System, "unmounting failed").with_source(e))
+                    Err(Error::new(ErrorKind::System, "the request failed").with_source(e))
                 });
             }
             _ = tick.tick(), if listening => {

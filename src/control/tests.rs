@@ -45,6 +45,15 @@ impl Service for Disk {
         (0..DIRTY).map(|at| at * 4096..at * 4096 + 512).collect()
     }
 
+    async fn flush(&self, bucket: bool) -> Result<bool> {
+        let permit = self.go_on.acquire().await;
+        permit.expect("never closed").forget();
+        match bucket {
+            true => Ok(true),
+            false => Err(Error::new(ErrorKind::Fenced, "lost")),
+        }
+    }
+
     async fn unmount(&self, _: bool) -> Result<Unmounted> {
         let permit = self.go_on.acquire().await;
         permit.expect("never closed").forget();

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::journal::Place;
+
 /// Memory that one piece takes beside its bytes: its place in the tree and the allocator's share. An estimate, on the safe
 /// side, so that a flood of tiny writes is stopped by the dirty limit too.
-const PIECE_COST: u64 = 96;
+pub(super) const PIECE_COST: u64 = 96;
 
 /// What lies under the written parts of a dirty block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,10 +18,22 @@ pub(super) enum Base {
     Zeros,
 }
 
-/// A run of bytes with one origin. Its place is its key in the block's map.
+/// Bytes that a reader has to look for in another place than memory.
+#[derive(Debug)]
+pub(super) enum Elsewhere<'a> {
+    /// What was not written: a part of the buffer, and the first byte of it within the block.
+    Below(&'a mut [u8], usize),
+    /// What lies in the journal, and the first byte of it within the block. Its part of the buffer is left as it was.
+    Journal(&'a Place, usize),
+}
+
+/// A run of bytes with one origin. Where it begins is its key in the block's map.
 #[derive(Debug, Clone)]
 enum Piece {
+    /// In memory.
     Data(Box<[u8]>),
+    /// In the journal.
+    Kept(Place),
     Zeros(usize),
 }
 
@@ -27,20 +41,31 @@ impl Piece {
     fn len(&self) -> usize {
         match self {
             Piece::Data(bytes) => bytes.len(),
+            Piece::Kept(place) => place.len(),
             Piece::Zeros(len) => *len,
         }
     }
 
+    /// Memory that it takes.
     fn cost(&self) -> u64 {
         match self {
             Piece::Data(bytes) => bytes.len() as u64 + PIECE_COST,
-            Piece::Zeros(_) => PIECE_COST,
+            Piece::Kept(_) | Piece::Zeros(_) => PIECE_COST,
+        }
+    }
+
+    /// A part of it, in bytes from its beginning.
+    fn part(&self, range: Range<usize>) -> Piece {
+        match self {
+            Piece::Data(bytes) => Piece::Data(bytes[range].into()),
+            Piece::Kept(place) => Piece::Kept(place.part(range)),
+            Piece::Zeros(_) => Piece::Zeros(range.len()),
         }
     }
 }
 
-/// The written parts of one block: disjoint pieces by their first byte. Data is overwritten in place where it lies already, so a
-/// block that is written to a thousand times holds each byte once.
+/// The written parts of one block: disjoint pieces by their first byte. Data in memory is overwritten in place where it lies already,
+/// so a block that is written to a thousand times holds each byte once.
 #[derive(Debug, Clone)]
 pub(super) struct DirtyBlock {
     base: Base,
@@ -75,6 +100,7 @@ impl DirtyBlock {
         for (from, piece) in newer.pieces {
             match piece {
                 Piece::Data(bytes) => self.write(from, &bytes),
+                Piece::Kept(place) => self.place(from, place),
                 Piece::Zeros(len) => self.zero(from..from + len),
             }
         }
@@ -83,6 +109,16 @@ impl DirtyBlock {
     /// Whether nothing of what lies below shows through in a block of `block_len` bytes.
     pub(super) fn hides_below(&self, block_len: usize) -> bool {
         self.base == Base::Zeros || self.covered == block_len
+    }
+
+    /// What lies in the journal, and where in the block.
+    pub(super) fn kept(&self) -> Vec<(Place, usize)> {
+        let pieces = self.pieces.iter();
+        let kept = pieces.filter_map(|(from, piece)| match piece {
+            Piece::Kept(place) => Some((place.clone(), *from)),
+            _ => None,
+        });
+        kept.collect()
     }
 
     /// The bytes that do not come from below, in a block of `block_len`.
@@ -99,7 +135,7 @@ impl DirtyBlock {
             return;
         }
         let range = start..start + data.len();
-        self.cut_zeros(&range);
+        self.cut(&range, |piece| !matches!(piece, Piece::Data(_)));
         let mut gaps = Vec::new();
         let mut at = range.start;
         for (from, piece) in self.pieces_in_mut(&range) {
@@ -124,12 +160,21 @@ impl DirtyBlock {
         }
     }
 
+    /// Takes bytes at `start` that lie in the journal.
+    pub(super) fn place(&mut self, start: usize, place: Place) {
+        if place.is_empty() {
+            return;
+        }
+        self.cut(&(start..start + place.len()), |_| true);
+        self.insert(start, Piece::Kept(place));
+    }
+
     /// Makes bytes read as zeros. Data that is wholly covered gives its memory back.
     pub(super) fn zero(&mut self, range: Range<usize>) {
         if range.is_empty() {
             return;
         }
-        self.cut_zeros(&range);
+        self.cut(&range, |piece| !matches!(piece, Piece::Data(_)));
         let inside: Vec<usize> = self
             .pieces
             .range(range.clone())
@@ -159,36 +204,46 @@ impl DirtyBlock {
         }
     }
 
-    /// Copies what is written of `start..start + buf.len()` into `buf`, and calls `missing` with each part (relative to the
-    /// block) that lies below instead, in order. Where the base is zeros nothing is missing.
+    /// Copies what is written of `start..start + buf.len()` and in memory into `buf`, and calls `elsewhere` with each part that is
+    /// not, in order. Where the base is zeros nothing is below.
     pub(super) fn read(
         &self,
         start: usize,
         buf: &mut [u8],
-        mut missing: impl FnMut(&mut [u8], Range<usize>),
+        mut elsewhere: impl FnMut(Elsewhere<'_>),
     ) {
         let end = start + buf.len();
-        let mut gap = |buf: &mut [u8], range: Range<usize>| match self.base {
-            Base::Zeros => buf[range.start - start..range.end - start].fill(0),
-            Base::Below => missing(&mut buf[range.start - start..range.end - start], range),
+        let base = self.base;
+        let gap = |part: &mut [u8], at: usize, elsewhere: &mut dyn FnMut(Elsewhere<'_>)| match base
+        {
+            Base::Zeros => part.fill(0),
+            Base::Below => elsewhere(Elsewhere::Below(part, at)),
         };
         let mut at = start;
         for (from, piece) in self.pieces_in(&(start..end)) {
             let overlap = start.max(from)..end.min(from + piece.len());
             if at < overlap.start {
-                gap(buf, at..overlap.start);
+                gap(
+                    &mut buf[at - start..overlap.start - start],
+                    at,
+                    &mut elsewhere,
+                );
             }
             let to = &mut buf[overlap.start - start..overlap.end - start];
             match piece {
                 Piece::Data(bytes) => {
                     to.copy_from_slice(&bytes[overlap.start - from..overlap.end - from])
                 }
+                Piece::Kept(place) => {
+                    let part = place.part(overlap.start - from..overlap.end - from);
+                    elsewhere(Elsewhere::Journal(&part, overlap.start));
+                }
                 Piece::Zeros(_) => to.fill(0),
             }
             at = overlap.end;
         }
         if at < end {
-            gap(buf, at..end);
+            gap(&mut buf[at - start..], at, &mut elsewhere);
         }
     }
 
@@ -214,20 +269,23 @@ impl DirtyBlock {
         }
     }
 
-    /// Takes the range out of the pieces of zeros that reach into it, so that only data overlaps it afterwards.
-    fn cut_zeros(&mut self, range: &Range<usize>) {
-        let zeros: Vec<Range<usize>> = self
+    /// Takes the range out of those of the pieces that reach into it.
+    fn cut(&mut self, range: &Range<usize>, those: impl Fn(&Piece) -> bool) {
+        let found: Vec<usize> = self
             .pieces_in(range)
-            .filter(|(_, piece)| matches!(piece, Piece::Zeros(_)))
-            .map(|(from, piece)| from..from + piece.len())
+            .filter(|(_, piece)| those(piece))
+            .map(|(from, _)| from)
             .collect();
-        for old in zeros {
-            self.remove(old.start);
-            if old.start < range.start {
-                self.insert(old.start, Piece::Zeros(range.start - old.start));
+        for from in found {
+            let Some(old) = self.remove(from) else {
+                continue;
+            };
+            let end = from + old.len();
+            if from < range.start {
+                self.insert(from, old.part(0..range.start - from));
             }
-            if range.end < old.end {
-                self.insert(range.end, Piece::Zeros(old.end - range.end));
+            if range.end < end {
+                self.insert(range.end, old.part(range.end - from..old.len()));
             }
         }
     }
@@ -239,11 +297,11 @@ impl DirtyBlock {
         debug_assert!(old.is_none(), "pieces are disjoint");
     }
 
-    fn remove(&mut self, from: usize) {
-        if let Some(piece) = self.pieces.remove(&from) {
-            self.covered -= piece.len();
-            self.cost -= piece.cost();
-        }
+    fn remove(&mut self, from: usize) -> Option<Piece> {
+        let piece = self.pieces.remove(&from)?;
+        self.covered -= piece.len();
+        self.cost -= piece.cost();
+        Some(piece)
     }
 }
 
@@ -296,9 +354,9 @@ mod tests {
             }
             prop_assert_eq!(dirty.hides_below(LEN), model.iter().all(Option::is_some));
             let mut buf = vec![0xEE; to - from];
-            dirty.read(from, &mut buf, |part, range| {
-                assert_eq!(part.len(), range.len());
-                part.fill(0xBB);
+            dirty.read(from, &mut buf, |elsewhere| match elsewhere {
+                Elsewhere::Below(part, _) => part.fill(0xBB),
+                Elsewhere::Journal(place, at) => panic!("{place:?} at {at}, but all is in memory"),
             });
             let expected: Vec<u8> = model[from..to].iter().map(|b| b.unwrap_or(0xBB)).collect();
             prop_assert_eq!(buf, expected);

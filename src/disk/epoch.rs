@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use crate::block::{BlockIndex, Geometry, Span};
 
-use super::dirty::{Base, DirtyBlock};
+use super::dirty::{Base, DirtyBlock, Elsewhere};
 use super::ranges::BlockRanges;
+use crate::journal::Place;
 
 /// Memory that one range of holes takes; an estimate.
 const RANGE_COST: u64 = 64;
@@ -42,6 +43,21 @@ impl Epoch {
     pub(super) fn write(&mut self, span: &Span, data: &[u8], now: Instant) {
         self.first_write.get_or_insert(now);
         self.change(span.index, |dirty| dirty.write(span.start, data));
+    }
+
+    /// Takes a write whose bytes lie in the journal.
+    pub(super) fn place_at(
+        &mut self,
+        geometry: Geometry,
+        offset: u64,
+        place: &Place,
+        now: Instant,
+    ) {
+        for span in geometry.spans(offset, place.len()) {
+            self.first_write.get_or_insert(now);
+            let part = place.part(span.outer());
+            self.change(span.index, |dirty| dirty.place(span.start, part));
+        }
     }
 
     /// Makes a part of one block read as zeros.
@@ -116,20 +132,25 @@ impl Epoch {
         }
     }
 
-    /// Fills `buf` with bytes of one block from `start`, handing the parts that it knows nothing of to `below` (part, first
-    /// byte in the block).
+    /// Fills `buf` with bytes of one block from `start`, as far as they are in memory; hands the other parts to `elsewhere`.
     pub(super) fn read(
         &self,
         index: BlockIndex,
         start: usize,
         buf: &mut [u8],
-        mut below: impl FnMut(&mut [u8], usize),
+        mut elsewhere: impl FnMut(Elsewhere<'_>),
     ) {
         match self.blocks.get(&index) {
-            Some(dirty) => dirty.read(start, buf, |part, range| below(part, range.start)),
+            Some(dirty) => dirty.read(start, buf, elsewhere),
             None if self.holes.contains(index) => buf.fill(0),
-            None => below(buf, start),
+            None => elsewhere(Elsewhere::Below(buf, start)),
         }
+    }
+
+    /// What of a block lies in the journal, and the first byte of each part within the block.
+    pub(super) fn kept(&self, index: BlockIndex) -> Vec<(Place, usize)> {
+        let dirty = self.blocks.get(&index);
+        dirty.map(DirtyBlock::kept).unwrap_or_default()
     }
 
     /// Whether the content of a dirty block depends on what lies below the epoch.
@@ -235,8 +256,9 @@ mod tests {
         let block = |index| {
             let mut below = vec![false; BLOCK];
             let mut bytes = [0; BLOCK];
-            epoch.read(index, 0, &mut bytes, |part, start| {
-                below[start..start + part.len()].fill(true);
+            epoch.read(index, 0, &mut bytes, |elsewhere| match elsewhere {
+                Elsewhere::Below(part, start) => below[start..start + part.len()].fill(true),
+                Elsewhere::Journal(place, at) => panic!("{place:?} at {at}, but all is in memory"),
             });
             let bytes = bytes
                 .iter()

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! read:  open epoch > sealed epoch > hole? > cached? > fetch (several at once, each once) > cache > reply
-//! write: open epoch > reply;  later: seal > commit > the store's new state
+//! write: journal > open epoch > reply;  later: seal > commit > the store's new state > journal's space given back
 //! ```
 //!
-//! Dirty data lies in `epoch` (made of `dirty` blocks and `ranges` of holes); `write_back` decides when it goes; `sealed` is what a
+//! What is dirty is known to `epoch` (made of `dirty` blocks and `ranges` of holes); the bytes lie in the journal, or where there is
+//! none, in memory; `write_back` decides when it goes; `sealed` is what a
 //! commit carries; `reader` is all that is clean. Frontends call [`Disk`] and nothing below it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,21 +22,29 @@ use tokio::task::JoinHandle;
 
 use crate::block::{BlockIndex, Geometry, Seq, Span};
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{Journal, Place, Placed};
 use crate::store::{BlockStore, ReadError};
 
+use dirty::Elsewhere;
+use epoch::Epoch;
+use parts::Parts;
 use reader::Reader;
 use write_back::{State, WriteBack};
 
 mod dirty;
 mod epoch;
 mod layers;
+mod pace;
+mod parts;
 mod ranges;
 mod read_ahead;
 mod reader;
+mod recovered;
 mod sealed;
 mod status;
 mod write_back;
 
+pub use recovered::Recovered;
 pub use status::DiskStatus;
 
 /// Limits and intervals of a disk; all sizes in bytes.
@@ -43,10 +53,32 @@ pub struct DiskConfig {
     /// The oldest a write may become before a commit begins.
     pub commit_interval: Duration,
     /// The most memory for dirty data, that of writes that wait for room (a quarter, at most 64 MiB) included. At least four
-    /// blocks, so that a commit can run beside writes.
+    /// blocks, so that a commit can run beside writes. With a journal, which has the data itself: for knowing where it lies.
     pub max_dirty_bytes: u64,
+    /// What a flush waits for. [`FlushTo::Journal`] means the bucket where there is no journal.
+    pub flush: FlushTo,
+    /// How old a write may become uncommitted before later ones wait for it; `None`: as old as it gets.
+    pub max_lag: Option<Duration>,
     /// The most memory for cached clean blocks.
     pub cache_bytes: u64,
+}
+
+/// What a flush waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlushTo {
+    /// That all is durable in the journal on the local disk.
+    Journal,
+    /// That all is committed to the store.
+    Bucket,
+}
+
+/// A journal to go on with.
+#[derive(Debug)]
+pub struct Kept {
+    /// It, open.
+    pub journal: Arc<Journal>,
+    /// What it holds.
+    pub found: Recovered,
 }
 
 /// A mounted disk: reads and writes of any byte range, discard and flush, and the write-back behind them.
@@ -89,11 +121,21 @@ struct Need {
 }
 
 impl Disk {
-    /// Opens a disk over a store; its tasks run on `runtime`.
-    pub fn open(store: Arc<dyn BlockStore>, config: DiskConfig, runtime: Handle) -> Arc<Disk> {
+    /// Opens a disk over a store; its tasks run on `runtime`. What the journal holds is dirty, and is committed at once.
+    pub fn open(
+        store: Arc<dyn BlockStore>,
+        config: DiskConfig,
+        kept: Option<Kept>,
+        runtime: Handle,
+    ) -> Arc<Disk> {
         let writable = !store.is_read_only();
         let reader = Reader::new(store, config.cache_bytes, runtime.clone());
-        let write_back = Arc::new(WriteBack::new(Arc::clone(&reader), config.clone()));
+        let (journal, found) = match kept {
+            Some(kept) => (Some(kept.journal), kept.found.into_epoch()),
+            None => (None, Epoch::default()),
+        };
+        let write_back = WriteBack::new(Arc::clone(&reader), config.clone(), journal, found);
+        let write_back = Arc::new(write_back);
         let committer = writable.then(|| runtime.spawn(Arc::clone(&write_back).run()));
         Arc::new(Disk {
             reader,
@@ -127,13 +169,16 @@ impl Disk {
     pub fn read_now(&self, offset: u64, buf: &mut [u8]) -> Result<Now> {
         self.check_range(offset, buf.len() as u64)?;
         let mut missing = false;
+        let mut kept = Vec::new();
         for span in self.geometry().spans(offset, buf.len()) {
-            self.gather(&span, &mut buf[span.outer()], |_| missing = true);
+            let part = &mut buf[span.outer()];
+            self.gather(&span, part, &mut kept, |_| missing = true);
             self.reader.note_read(span.index);
             if missing {
                 return Ok(Now::Wait);
             }
         }
+        self.read_kept(&kept, buf)?;
         Ok(Now::Done)
     }
 
@@ -146,12 +191,26 @@ impl Disk {
         let mut spans: Vec<Span> = self.geometry().spans(offset, buf.len()).collect();
         while !spans.is_empty() {
             let mut needs: Vec<Need> = Vec::new();
+            let mut kept = Vec::new();
             for span in &spans {
-                self.gather(span, &mut buf[span.outer()], |need| needs.push(need));
+                let part = &mut buf[span.outer()];
+                self.gather(span, part, &mut kept, |need| needs.push(need));
                 self.reader.note_read(span.index);
             }
+            sealed::blocking(|| self.read_kept(&kept, buf))?;
             let stale = self.fetch_into(&needs, buf).await?;
             spans.retain(|span| stale.contains(&span.index));
+        }
+        Ok(())
+    }
+
+    /// Reads what lies in the journal into its place in the read.
+    fn read_kept(&self, kept: &[(Place, usize)], buf: &mut [u8]) -> Result<()> {
+        for (place, at) in kept {
+            if let Err(error) = place.read(&mut buf[*at..*at + place.len()]) {
+                self.read_errors.fetch_add(1, Ordering::Relaxed);
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -186,12 +245,20 @@ impl Disk {
         Ok(stale)
     }
 
-    /// Fills a part of one block from memory: open epoch, sealed epoch, hole, cache. What is in none of them is answered through
-    /// `need`.
+    /// Fills a part of one block from memory: open epoch, sealed epoch, hole, cache. What lies in the journal is added to `kept`, with its
+    /// first byte within the read: it stays there for as long as it is kept, so that it is read without the lock. What is in none
+    /// of them is answered through `need`.
     ///
     /// The epochs are looked at under the lock, the store's map after them: a commit that lands in between has put into the
     /// newer version just what the sealed epoch said, so old and new never mix in one byte.
-    fn gather(&self, span: &Span, part: &mut [u8], mut need: impl FnMut(Need)) {
+    fn gather(
+        &self,
+        span: &Span,
+        part: &mut [u8],
+        kept: &mut Vec<(Place, usize)>,
+        mut need: impl FnMut(Need),
+    ) {
+        let within_read = |start: usize| span.at + (start - span.start);
         let state = self.write_back.state.read();
         let mut from_store = |part: &mut [u8], start: usize| {
             let Some(version) = self.reader.store().version(span.index) else {
@@ -200,34 +267,44 @@ impl Disk {
             };
             match self.reader.cached(span.index, version) {
                 Some(block) => part.copy_from_slice(&block.bytes()[start..start + part.len()]),
-                None => {
-                    let at = span.at + (start - span.start);
-                    need(Need {
-                        index: span.index,
-                        version,
-                        start,
-                        at,
-                        len: part.len(),
+                None => need(Need {
+                    index: span.index,
+                    version,
+                    start,
+                    at: within_read(start),
+                    len: part.len(),
+                }),
+            }
+        };
+        let open = &state.open;
+        open.read(span.index, span.start, part, |elsewhere| {
+            match (elsewhere, &state.sealed) {
+                (Elsewhere::Journal(place, start), _) => {
+                    kept.push((place.clone(), within_read(start)));
+                }
+                (Elsewhere::Below(part, start), None) => from_store(part, start),
+                (Elsewhere::Below(part, start), Some(sealed)) => {
+                    let sealed = &sealed.epoch;
+                    sealed.read(span.index, start, part, |elsewhere| match elsewhere {
+                        Elsewhere::Below(part, start) => from_store(part, start),
+                        Elsewhere::Journal(place, start) => {
+                            kept.push((place.clone(), within_read(start)));
+                        }
                     });
                 }
             }
-        };
-        state
-            .open
-            .read(span.index, span.start, part, |part, start| {
-                match &state.sealed {
-                    Some(sealed) => sealed.epoch.read(span.index, start, part, &mut from_store),
-                    None => from_store(part, start),
-                }
-            });
+        });
     }
 
-    /// Takes a write if there is room for it within the dirty limit.
+    /// Takes a write if there is room for it within the limits, and it need not wait for its turn because the journal fills.
     ///
     /// # Errors
     /// `Usage` for a range beyond the disk, `ReadOnly`, `Fenced`. Nothing is written then.
     pub fn write_now(&self, offset: u64, data: &[u8]) -> Result<Now> {
         self.check_write(offset, data.len() as u64)?;
+        if self.write_back.is_paced() {
+            return Ok(Now::Wait);
+        }
         Ok(now(self.try_write(offset, data)?))
     }
 
@@ -237,6 +314,7 @@ impl Disk {
     /// Those of [`Disk::write_now`].
     pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         self.check_write(offset, data.len() as u64)?;
+        self.write_back.wait_for_turn(data.len() as u64).await;
         self.write_back
             .change_when_room(|| self.try_write(offset, &data))
             .await
@@ -244,11 +322,31 @@ impl Disk {
 
     fn try_write(&self, offset: u64, data: &[u8]) -> Result<bool> {
         let geometry = self.geometry();
-        self.write_back.change(data.len() as u64, |state, now| {
-            for span in geometry.spans(offset, data.len()) {
-                state.open.write(&span, &data[span.outer()], now);
-            }
-        })
+        let spans = || geometry.spans(offset, data.len());
+        if self.write_back.journal.is_none() {
+            return self.write_back.change(
+                data.len() as u64,
+                |_| Ok(()),
+                |state, now, ()| {
+                    for span in spans() {
+                        state.open.write(&span, &data[span.outer()], now);
+                    }
+                },
+            );
+        }
+        // A record for each block, so that committing one reads and verifies what it needs and no more.
+        let writes: Vec<(u64, &[u8])> = spans()
+            .map(|span| (offset + span.at as u64, &data[span.outer()]))
+            .collect();
+        self.write_back.change(
+            writes.len() as u64 * dirty::PIECE_COST,
+            |journal| journal.append(&writes),
+            |state, now, placed| {
+                for Placed { offset, place } in placed {
+                    state.open.place_at(geometry, offset, &place, now);
+                }
+            },
+        )
     }
 
     /// Makes a range read as zeros, if there is room; blocks wholly inside become holes and cost no request.
@@ -273,50 +371,119 @@ impl Disk {
 
     fn try_zero(&self, offset: u64, len: u64) -> Result<bool> {
         let geometry = self.geometry();
-        let block = u64::from(geometry.block_bytes());
-        let end = offset + len;
-        let (inner, inner_end) = (offset.next_multiple_of(block), end - end % block);
-        let zero_part = |state: &mut State, from: u64, to: u64, now| {
+        let parts = Parts::of(geometry, offset, len);
+        let zero_part = |state: &mut State, part: &Range<u64>, now| {
             // At most one block's worth each: a length of memory.
-            for span in geometry.spans(from, (to - from) as usize) {
+            for span in geometry.spans(part.start, (part.end - part.start) as usize) {
                 if self.layers(state).is_data(span.index) {
                     state.open.zero_part(&span, now);
                 }
             }
         };
-        self.write_back.change(0, |state, now| {
-            if inner >= inner_end {
-                return zero_part(state, offset, end, now);
+        {
+            let state = self.write_back.state.read();
+            let layers = self.layers(&state);
+            let any = |part: &Range<u64>| {
+                let first = geometry.block_at(part.start);
+                let next = layers.next_data(first);
+                part.start < part.end
+                    && next.is_some_and(|data| geometry.offset_of(data) < part.end)
+            };
+            if !parts.edges.iter().any(any) && !any(&parts.whole) {
+                // It reads as zeros already.
+                return Ok(true);
             }
-            zero_part(state, offset, inner, now);
-            zero_part(state, inner_end, end, now);
-            let whole = geometry.block_at(inner)..geometry.block_at(inner_end);
-            if self.layers(state).has_data_below_open(whole.clone()) {
-                state.open.punch(whole, now);
-            } else {
-                state.open.forget(whole);
-            }
-        })
+        }
+        self.write_back.change(
+            0,
+            |journal| journal.append_zeros(offset, len),
+            |state, now, ()| {
+                for edge in &parts.edges {
+                    zero_part(state, edge, now);
+                }
+                let whole = parts.blocks(geometry);
+                if whole.is_empty() {
+                } else if self.layers(state).has_data_below_open(whole.clone()) {
+                    state.open.punch(whole, now);
+                } else {
+                    state.open.forget(whole);
+                }
+            },
+        )
     }
 
-    /// [`Now::Done`] if nothing that was written is still to be committed.
+    /// Makes what is written durable if that takes no more than the local disk: [`Now::Done`] if everything written before the call is
+    /// in the journal and durable there, or committed. May block for as long as an `fdatasync` takes.
     ///
     /// # Errors
     /// `Fenced`.
     pub fn flush_now(&self) -> Result<Now> {
-        Ok(now(self.write_back.is_clean()?))
+        if self.write_back.is_clean()? {
+            return Ok(Now::Done);
+        }
+        match self.flush_journal() {
+            // One that has failed leaves the bucket, which is waited for.
+            Some(journal) => Ok(now(matches!(journal.flush_now(), Ok(true)))),
+            None => Ok(Now::Wait),
+        }
+    }
+
+    /// Returns when everything written before the call is durable, where [`DiskConfig::flush`] says: in the journal, for the next mount on
+    /// this machine, or committed. A journal that has failed leaves the latter.
+    ///
+    /// # Errors
+    /// Those of [`Disk::commit`].
+    pub async fn flush(&self) -> Result<()> {
+        if self.flush_now()? == Now::Done {
+            return Ok(());
+        }
+        if let Some(journal) = self.flush_journal() {
+            let block = |flush: &dyn Fn() -> Result<bool>| sealed::blocking(flush);
+            if journal.flush(block).await.is_ok() {
+                return Ok(());
+            }
+        }
+        self.write_back.flush().await
     }
 
     /// Returns when everything written before the call is committed: in the store, durable, and visible to any later mount.
-    /// Several flushes may share one commit. A store that cannot be reached is waited for, however long.
+    /// Several callers may share one commit. A store that cannot be reached is waited for, however long.
     ///
     /// # Errors
-    /// What the commit failed with; the data stays dirty and is tried again, so a later flush may succeed. `Fenced` is final.
-    pub async fn flush(&self) -> Result<()> {
-        match self.flush_now()? {
-            Now::Done => Ok(()),
-            Now::Wait => self.write_back.flush().await,
+    /// What the commit failed with; the data stays dirty and is tried again, so a later call may succeed. `Fenced` is final.
+    pub async fn commit(&self) -> Result<()> {
+        match self.write_back.is_clean()? {
+            true => Ok(()),
+            false => self.write_back.flush().await,
         }
+    }
+
+    /// Makes durable in the journal what is not committed, for who cannot commit it any more; answers where it is. `None` where it
+    /// cannot be: there is no journal, or it has failed.
+    pub fn keep_in_journal(&self) -> Option<String> {
+        let journal = self.write_back.journal.as_ref()?;
+        // Somebody else is at it, or it is done.
+        while !journal.flush_now().ok()? {
+            std::thread::yield_now();
+        }
+        Some(journal.location())
+    }
+
+    /// Gives up what the journal holds, for who cannot commit it any more and does not want it. What is dirty stays readable.
+    ///
+    /// # Errors
+    /// `System`.
+    pub fn give_up_journal(&self) -> Result<()> {
+        match &self.write_back.journal {
+            Some(journal) => sealed::blocking(|| journal.release(journal.end()).map(drop)),
+            None => Ok(()),
+        }
+    }
+
+    /// The journal, if that is what flushes wait for.
+    fn flush_journal(&self) -> Option<&Arc<Journal>> {
+        let journal = self.write_back.journal.as_ref();
+        journal.filter(|_| self.config.flush == FlushTo::Journal)
     }
 
     /// The first byte at or after `offset` that lies in a block that is not a hole; `None` if there is none.
@@ -353,15 +520,20 @@ impl Disk {
     /// Nothing may be written any more once it is called. After an error it may be called again and goes on where it stopped.
     ///
     /// # Errors
-    /// Those of [`Disk::flush`] and of the store's release.
+    /// Those of [`Disk::commit`] and of the store's release.
     pub async fn close(&self) -> Result<()> {
-        self.flush().await?;
+        self.commit().await?;
         self.write_back.stop();
         let committer = self.committer.lock().take();
         if let Some(committer) = committer {
             committer.await.map_err(|e| {
                 Error::new(ErrorKind::System, "the disk's committer has failed").with_source(e)
             })?;
+        }
+        if let Some(journal) = &self.write_back.journal
+            && let Err(error) = sealed::blocking(|| journal.shrink())
+        {
+            tracing::warn!(error = error.chain(), "the journal keeps what is committed");
         }
         self.reader.store().release().await
     }

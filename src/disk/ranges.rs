@@ -5,6 +5,19 @@ use std::ops::Range;
 
 use crate::block::BlockIndex;
 
+/// Ranges of bytes, in any order and overlapping, as ascending ones that do not touch.
+pub(super) fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, range| {
+        let joins = next.start <= range.end;
+        if joins {
+            range.end = range.end.max(next.end);
+        }
+        joins
+    });
+    ranges
+}
+
 /// Disjoint, non-adjacent ranges of blocks.
 #[derive(Debug, Default, Clone)]
 pub(super) struct BlockRanges {

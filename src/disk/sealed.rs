@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 
 use crate::block::{Block, BlockIndex, Seq};
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{Mark, Place};
 use crate::store::{Changes, ReadError};
 
 use super::epoch::Epoch;
@@ -21,16 +24,24 @@ pub(super) struct Sealed {
     pub(super) number: u64,
     /// What was written.
     pub(super) epoch: Epoch,
+    /// The end of the journal when it was sealed: what lies before is done with once this is committed. `None` without a journal.
+    pub(super) journal_end: Option<Mark>,
     /// Blocks that are stored, or turned out to be holes.
     pub(super) done: AtomicU64,
     reader: Arc<Reader>,
 }
 
 impl Sealed {
-    pub(super) fn new(number: u64, epoch: Epoch, reader: Arc<Reader>) -> Self {
+    pub(super) fn new(
+        number: u64,
+        epoch: Epoch,
+        journal_end: Option<Mark>,
+        reader: Arc<Reader>,
+    ) -> Self {
         Sealed {
             number,
             epoch,
+            journal_end,
             done: AtomicU64::new(0),
             reader,
         }
@@ -66,7 +77,9 @@ impl Changes for Sealed {
             Some(base) => BytesMut::from(&base.bytes()[..]),
             None => BytesMut::zeroed(geometry.block_len()),
         };
-        self.epoch.read(index, 0, &mut content, |_, _| {});
+        // What is below is there already; what the journal has comes last, into the parts that it leaves alone.
+        self.epoch.read(index, 0, &mut content, |_| {});
+        read_kept(index, &self.epoch.kept(index), &mut content)?;
         let block = Block::new(content.freeze());
         if block.is_none() {
             self.done.fetch_add(1, Ordering::Relaxed);
@@ -94,6 +107,37 @@ pub(super) async fn base(reader: &Arc<Reader>, index: BlockIndex) -> Result<Opti
         };
         error.within(format!("cannot complete block {index}, of which a part was written{remedy}"))
     })
+}
+
+/// Reads parts of a block from the journal, verified, into the block's content.
+///
+/// # Errors
+/// `Damaged` where the local disk has altered them: nothing is to be committed with them; `System`.
+pub(super) fn read_kept(
+    index: BlockIndex,
+    kept: &[(Place, usize)],
+    content: &mut [u8],
+) -> Result<()> {
+    if kept.is_empty() {
+        return Ok(());
+    }
+    blocking(|| {
+        kept.iter()
+            .try_for_each(|(place, at)| place.read_verified(&mut content[*at..*at + place.len()]))
+    })
+    .map_err(|error| {
+        error.within(format!(
+            "cannot complete block {index}: nothing is committed before what was written to it is written again or discarded"
+        ))
+    })
+}
+
+/// Runs what blocks on the local disk, and lets the runtime's other tasks run meanwhile where it has threads for that.
+pub(super) fn blocking<T>(run: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(run),
+        _ => run(),
+    }
 }
 
 /// A copy of an error that several callers share.

@@ -17,25 +17,33 @@
 //! cannot be reached is waited for, however long. Any other failure fails the flushes that wait, keeps the data and is tried
 //! again. A session that has been fenced stops for good, whoever finds out: writes are refused, what is dirty stays readable.
 //!
+//! With a journal, a write is appended to it before the open epoch takes it, both under one lock of order, and a seal takes that lock,
+//! too: so the journal's end at a seal parts what the epoch holds from what comes later, and once the epoch is committed, all before
+//! that mark is released. A journal that is full makes writers wait as the dirty limit does. One that has failed takes no more
+//! writes; all that was taken is committed as soon as can be, and flushes wait for that.
+//!
 //! A partly written block whose rest is damaged in the store cannot be completed, and to commit the others without it would make a
 //! state that the disk never had. So that commit is given up and its epoch taken back, under the open one, and nothing is sealed before
 //! every such block is whole: written to its ends, discarded, or readable after all. Until then flushes fail, and say so.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::block::BlockIndex;
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{AppendError, Journal, Mark};
 use crate::store::Changes;
 
 use super::DiskConfig;
 use super::epoch::Epoch;
+use super::pace::{Fill, Pace};
 use super::reader::Reader;
-use super::sealed::{self, Sealed, shared_error};
+use super::sealed::{self, Sealed, blocking, shared_error};
 
 /// The pause before a commit is tried again when the store could not be reached: its client has waited and tried by then.
 const RETRY_UNREACHABLE: Duration = Duration::from_secs(1);
@@ -53,6 +61,8 @@ const WAITING_BYTES: u64 = 64 << 20;
 pub(super) struct State {
     pub(super) open: Epoch,
     pub(super) sealed: Option<Arc<Sealed>>,
+    /// The journal's end when the open epoch began; `None` without a journal.
+    journal_begin: Option<Mark>,
     /// The number of the open epoch.
     open_number: u64,
     /// Epochs up to this number are to be sealed as soon as possible.
@@ -103,6 +113,11 @@ pub(super) struct Outcome {
 #[derive(Debug)]
 pub(super) struct WriteBack {
     pub(super) state: RwLock<State>,
+    /// Where what is written is kept before it is taken; `None` where memory alone has it.
+    pub(super) journal: Option<Arc<Journal>>,
+    pace: Pace,
+    /// With a journal: held while a record is appended and taken, and at a seal. Locked before `state`.
+    order: Mutex<()>,
     reader: Arc<Reader>,
     config: DiskConfig,
     /// The most memory for epochs: the dirty limit less what is kept for writes that wait.
@@ -115,16 +130,26 @@ pub(super) struct WriteBack {
 }
 
 impl WriteBack {
-    pub(super) fn new(reader: Arc<Reader>, config: DiskConfig) -> Self {
+    /// Begins with what was found in the journal, which is to be committed at once.
+    pub(super) fn new(
+        reader: Arc<Reader>,
+        config: DiskConfig,
+        journal: Option<Arc<Journal>>,
+        found: Epoch,
+    ) -> Self {
         let state = State {
-            open: Epoch::default(),
+            journal_begin: journal.as_ref().map(|journal| journal.end()),
+            wanted: u64::from(!found.is_empty()),
+            open: found,
             sealed: None,
             open_number: 1,
-            wanted: 0,
             stopping: false,
         };
         WriteBack {
             state: RwLock::new(state),
+            journal,
+            pace: Pace::new(Instant::now()),
+            order: Mutex::new(()),
             reader,
             limit: config.max_dirty_bytes - (config.max_dirty_bytes / 4).min(WAITING_BYTES),
             config,
@@ -134,43 +159,126 @@ impl WriteBack {
         }
     }
 
-    /// Applies a change that adds about `bytes` of dirty data to the open epoch, unless the dirty limit is reached: then
-    /// nothing is changed, the answer is `false`, and [`WriteBack::room`] tells when to try again. With nothing dirty any change is
-    /// taken, however large.
+    /// Applies a change that adds about `bytes` of dirty data to the open epoch, unless a limit is reached: then nothing is changed,
+    /// the answer is `false`, and [`WriteBack::room`] tells when to try again. With nothing dirty any change is taken, however
+    /// large. With a journal, `keep` appends the change to it first, and `apply` gets what it answers.
     ///
     /// # Errors
-    /// `Fenced` once the session has lost the disk, `System` once the committer was stopped.
-    pub(super) fn change(
+    /// `Fenced` once the session has lost the disk, `System` once the committer was stopped or where the journal has failed.
+    pub(super) fn change<K: Default>(
         &self,
         bytes: u64,
-        apply: impl FnOnce(&mut State, Instant),
+        keep: impl Fn(&Journal) -> Result<K, AppendError>,
+        apply: impl FnOnce(&mut State, Instant, K),
     ) -> Result<bool> {
         if let Some(error) = self.fenced() {
             return Err(error);
         }
+        let _order = self.in_order();
         let mut state = self.state.write();
         if state.stopping {
             return Err(closed());
         }
         let dirty = state.dirty_cost();
-        if dirty > 0 && dirty.saturating_add(bytes) > self.limit {
-            let number = state.newest_written();
-            let ask = state.wanted < number;
-            state.wanted = state.wanted.max(number);
-            drop(state);
-            if ask {
-                self.wake.notify_one();
-            }
+        let lags = |limit: Duration| state.oldest_write().is_some_and(|t| t.elapsed() > limit);
+        if dirty > 0
+            && (dirty.saturating_add(bytes) > self.limit || self.config.max_lag.is_some_and(lags))
+        {
+            self.ask_for_room(&mut state);
             return Ok(false);
         }
+        let mut kept = K::default();
+        if let Some(journal) = &self.journal {
+            // Readers and the committer go on while the local disk is written to.
+            drop(state);
+            kept = match self.keep(journal, &keep)? {
+                Some(kept) => kept,
+                None => {
+                    self.ask_for_room(&mut self.state.write());
+                    return Ok(false);
+                }
+            };
+            state = self.state.write();
+        }
         let (was_empty, was_due) = (state.open.is_empty(), self.is_large(&state));
-        apply(&mut state, Instant::now());
+        apply(&mut state, Instant::now(), kept);
         let wake = (was_empty && !state.open.is_empty()) || (!was_due && self.is_large(&state));
         drop(state);
         if wake {
             self.wake.notify_one();
         }
         Ok(true)
+    }
+
+    /// Appends to the journal; `None` where there is no room before something is committed.
+    fn keep<K>(
+        &self,
+        journal: &Journal,
+        keep: impl Fn(&Journal) -> Result<K, AppendError>,
+    ) -> Result<Option<K>> {
+        let mut outcome = keep(journal);
+        if matches!(outcome, Err(AppendError::Full)) && self.is_empty() {
+            // All of it is committed, or was made zero again before it was.
+            journal.release(journal.end())?;
+            outcome = keep(journal);
+        }
+        match outcome {
+            Ok(kept) => Ok(Some(kept)),
+            Err(AppendError::Failed(error)) => {
+                self.wake.notify_one();
+                Err(error)
+            }
+            Err(AppendError::Full) if self.is_empty() => Err(Error::new(
+                ErrorKind::Full,
+                format!(
+                    "there is no space for the journal in {}: make some, or mount with another --cache-dir",
+                    journal.location()
+                ),
+            )),
+            Err(AppendError::Full) => Ok(None),
+        }
+    }
+
+    /// The right to append and to take what was appended; nothing without a journal.
+    fn in_order(&self) -> Option<MutexGuard<'_, ()>> {
+        self.journal.as_ref().map(|_| self.order.lock())
+    }
+
+    fn is_empty(&self) -> bool {
+        let state = self.state.read();
+        state.open.is_empty() && state.sealed.is_none()
+    }
+
+    /// Has all that is dirty committed, so that writers find room.
+    fn ask_for_room(&self, state: &mut State) {
+        let number = state.newest_written();
+        if state.wanted < number {
+            state.wanted = number;
+            self.wake.notify_one();
+        }
+    }
+
+    /// Whether writes wait for their turn, because the journal fills.
+    pub(super) fn is_paced(&self) -> bool {
+        let journal = self.journal.as_ref();
+        journal.is_some_and(|j| Pace::applies(j.used_bytes(), j.limit_bytes()))
+    }
+
+    /// Waits until it is the turn of a write of so many bytes.
+    pub(super) async fn wait_for_turn(&self, bytes: u64) {
+        let turn = self.journal.as_ref().and_then(|journal| {
+            let fill = Fill {
+                used: journal.used_bytes(),
+                limit: journal.limit_bytes(),
+            };
+            let block = u64::from(self.reader.store().geometry().block_bytes());
+            let stored = |sealed: &Arc<Sealed>| sealed.done.load(Ordering::Relaxed) * block;
+            let stored = self.state.read().sealed.as_ref().map_or(0, stored);
+            self.pace.turn(bytes, fill, stored, Instant::now())
+        });
+        if let Some(turn) = turn {
+            sleep_until(turn).await;
+        }
     }
 
     /// Runs [`WriteBack::change`] until it is taken, waiting for room in between.
@@ -194,8 +302,7 @@ impl WriteBack {
     /// # Errors
     /// `Fenced` where something is, and the session has lost the disk.
     pub(super) fn is_clean(&self) -> Result<bool> {
-        let state = self.state.read();
-        if state.open.is_empty() && state.sealed.is_none() {
+        if self.is_empty() {
             return Ok(true);
         }
         match self.fenced() {
@@ -250,8 +357,13 @@ impl WriteBack {
         })
     }
 
+    /// Whether the open epoch is so large that it is to be sealed, in memory or in the journal.
     fn is_large(&self, state: &State) -> bool {
-        state.open.cost() >= self.config.max_dirty_bytes / 4
+        let in_journal = || match (&self.journal, &state.journal_begin) {
+            (Some(journal), Some(begin)) => journal.end().since(begin) >= journal.limit_bytes() / 4,
+            _ => false,
+        };
+        state.open.cost() >= self.config.max_dirty_bytes / 4 || in_journal()
     }
 
     /// The committer: runs until it is stopped, or fenced.
@@ -295,27 +407,28 @@ impl WriteBack {
     async fn next_sealed(&self) -> Option<Arc<Sealed>> {
         loop {
             let woken = self.wake.notified();
-            let due = {
+            let (due, done) = {
+                // Whoever has it may be waiting for the local disk.
+                let _order = blocking(|| self.in_order());
                 let mut state = self.state.write();
-                let asked =
-                    state.stopping || state.wanted >= state.open_number || self.is_large(&state);
+                let asked = state.stopping
+                    || state.wanted >= state.open_number
+                    || self.is_large(&state)
+                    || self.journal.as_ref().is_some_and(|j| j.failure().is_some());
                 match state.open.first_write() {
                     None if state.stopping => return None,
-                    None => {
-                        if state.wanted >= state.open_number {
-                            self.skip(&mut state);
-                        }
-                        None
-                    }
+                    None if asked => (None, self.skip(&mut state)),
+                    None => (None, None),
                     Some(first) => {
                         let due = first + self.config.commit_interval;
                         if asked || due <= Instant::now() {
                             return Some(self.seal(&mut state));
                         }
-                        Some(due)
+                        (Some(due), None)
                     }
                 }
             };
+            self.release_journal(done);
             match due {
                 Some(due) => tokio::select! {
                     biased; // in one order, so that a run repeats
@@ -328,19 +441,39 @@ impl WriteBack {
     }
 
     /// Ends an open epoch that is wanted and has become empty, since all that was written in it was discarded: there is nothing
-    /// to commit, and who waits for that must not wait for ever.
-    fn skip(&self, state: &mut State) {
+    /// to commit, and who waits for that must not wait for ever. Answers up to where the journal is done with.
+    fn skip(&self, state: &mut State) -> Option<Mark> {
         let number = state.open_number;
         state.open_number += 1;
+        state.journal_begin = self.journal.as_ref().map(|journal| journal.end());
         self.outcome.send_modify(|o| o.committed = number);
         self.room.notify_waiters();
+        state.journal_begin
+    }
+
+    /// Gives up what of the journal is committed. Where that fails, the journal says so itself and takes no more writes.
+    fn release_journal(&self, upto: Option<Mark>) {
+        let (Some(journal), Some(upto)) = (&self.journal, upto) else {
+            return;
+        };
+        match blocking(|| journal.release(upto)) {
+            Ok(freed) => self.pace.end(freed, Instant::now()),
+            Err(error) => {
+                tracing::debug!(
+                    error = error.chain(),
+                    "what is committed stays in the journal"
+                );
+            }
+        }
     }
 
     fn seal(&self, state: &mut State) -> Arc<Sealed> {
         let epoch = std::mem::take(&mut state.open);
+        state.journal_begin = self.journal.as_ref().map(|journal| journal.end());
         let sealed = Arc::new(Sealed::new(
             state.open_number,
             epoch,
+            state.journal_begin,
             Arc::clone(&self.reader),
         ));
         state.open_number += 1;
@@ -355,12 +488,14 @@ impl WriteBack {
     async fn commit(&self, sealed: Arc<Sealed>) -> Result<Ended> {
         let store = self.reader.store();
         let mut pause = RETRY_FAILED;
+        self.pace.begin(Instant::now());
         loop {
             let changes: Arc<dyn Changes> = Arc::clone(&sealed) as Arc<dyn Changes>;
             let error = match store.commit(changes).await {
                 Ok(seq) => {
                     tracing::debug!(%seq, blocks = sealed.epoch.block_count(), "committed");
                     self.state.write().sealed = None;
+                    self.release_journal(sealed.journal_end);
                     self.outcome.send_modify(|o| {
                         o.committed = sealed.number;
                         o.error = None;
@@ -404,7 +539,7 @@ impl WriteBack {
         state.wanted = state.wanted.max(state.open_number);
     }
 
-    /// Waits until no partly written block is known to be damaged below.
+    /// Waits until no dirty block is known to be damaged, in the journal or, where it is written in part, below.
     async fn wait_until_completable(&self) {
         let mut pause = RETRY_FAILED;
         let mut first = BlockIndex(0);
@@ -415,26 +550,39 @@ impl WriteBack {
         }
     }
 
-    /// A block, looked for from `first` on and then from the start, that is written in part and damaged below.
+    /// A block, looked for from `first` on and then from the start, that cannot be completed.
     async fn incompletable(&self, first: BlockIndex) -> Option<(BlockIndex, Error)> {
-        let geometry = self.reader.store().geometry();
-        let mut partly: Vec<BlockIndex> = {
-            let state = self.state.read();
-            let open = &state.open;
-            open.blocks()
-                .filter(|index| open.needs_below(*index, geometry))
-                .collect()
-        };
-        let before = partly.partition_point(|index| *index < first);
-        partly.rotate_left(before);
-        for index in partly {
-            match sealed::base(&self.reader, index).await {
+        let mut all: Vec<BlockIndex> = self.state.read().open.blocks().collect();
+        let before = all.partition_point(|index| *index < first);
+        all.rotate_left(before);
+        for index in all {
+            match self.check_completable(index).await {
                 Err(error) if error.kind() == ErrorKind::Damaged => return Some((index, error)),
                 // Whatever else is wrong is the next commit's to deal with.
                 _ => {}
             }
         }
         None
+    }
+
+    /// Whether a dirty block can be completed: what lies below where that is needed, and what the journal has of it.
+    async fn check_completable(&self, index: BlockIndex) -> Result<()> {
+        let geometry = self.reader.store().geometry();
+        let (needs_below, kept) = {
+            let state = self.state.read();
+            (
+                state.open.needs_below(index, geometry),
+                state.open.kept(index),
+            )
+        };
+        if !kept.is_empty() {
+            let mut content = vec![0; geometry.block_len()];
+            sealed::read_kept(index, &kept, &mut content)?;
+        }
+        match needs_below {
+            true => sealed::base(&self.reader, index).await.map(drop),
+            false => Ok(()),
+        }
     }
 
     async fn pause_after_failure(&self, error: Error, pause: &mut Duration) {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bucketdisk::block::Geometry;
 use bucketdisk::codec::Checked;
-use bucketdisk::disk::{Disk, DiskConfig};
+use bucketdisk::disk::{Disk, DiskConfig, FlushTo};
 use bucketdisk::error::ErrorKind;
 use bucketdisk::object::{ObjectClient, Patience};
 use bucketdisk::store::BlockStore;
@@ -238,8 +238,10 @@ impl World {
             commit_interval: self.profile.commit_interval,
             max_dirty_bytes: self.profile.max_dirty_blocks * BLOCK,
             cache_bytes: 4 * BLOCK,
+            flush: FlushTo::Bucket,
+            max_lag: None,
         };
-        Disk::open(store, config, Handle::current())
+        Disk::open(store, config, None, Handle::current())
     }
 
     /// Time of day and randomness of a machine whose clock is so many seconds ahead.

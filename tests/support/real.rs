@@ -129,7 +129,17 @@ impl Machine {
             .expect("the program starts")
     }
 
-    /// Mounts a disk on a folder of this machine.
+    /// Where the journal of a disk is on this machine, unless a test says otherwise.
+    pub fn cache_directory(&self, url: &str) -> PathBuf {
+        let name: String = url
+            .trim_end_matches('/')
+            .chars()
+            .map(|c| if c.is_alphanumeric() { c } else { '-' })
+            .collect();
+        self.home.path().join(format!("cache-{name}"))
+    }
+
+    /// Mounts a disk on a folder of this machine. Its dirty data is in a journal, but a flush waits for the bucket.
     pub fn mount(&self, url: &str, name: &str, options: &[&str]) -> Mount<'_> {
         self.mount_saying(url, name, options).0
     }
@@ -146,6 +156,17 @@ impl Machine {
             "--log",
             log.to_str().expect("UTF-8"),
         ];
+        let prefix = options.iter().position(|o| *o == "--prefix");
+        let prefix = prefix.map_or("", |at| options[at + 1]);
+        let cache = self.cache_directory(&format!("{url}/{prefix}"));
+        if !options
+            .iter()
+            .any(|o| ["--cache-dir", "--read-only"].contains(o))
+        {
+            // Most tests are about what the bucket has.
+            let cache = cache.to_str().expect("UTF-8");
+            arguments.extend(["--cache-dir", cache, "--flush", "bucket"]);
+        }
         arguments.extend(options);
         let said = self.try_run(&arguments);
         assert!(said.status.success(), "{arguments:?}: {said:?}");

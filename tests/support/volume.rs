@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucketdisk::block::Geometry;
-use bucketdisk::disk::{Disk, DiskConfig};
+use bucketdisk::disk::{Disk, DiskConfig, FlushTo};
 use bucketdisk::error::Result;
 use bucketdisk::object::ObjectClient;
 use bucketdisk::store::versioned::{
@@ -33,6 +33,7 @@ pub fn options() -> MountOptions {
         unsafe_no_fencing: false,
         session: SessionId::fresh(),
         own_dead_sessions: Vec::new(),
+        admit: Arc::new(|_| Ok(())),
         requests: 8,
         sources: Sources::system(),
         progress: Arc::new(|_| {}),
@@ -51,6 +52,8 @@ pub async fn mount(
 /// Limits that make commits frequent and the cache small.
 pub fn config(max_dirty_bytes: u64) -> DiskConfig {
     DiskConfig {
+        flush: FlushTo::Journal,
+        max_lag: None,
         commit_interval: Duration::from_secs(30),
         max_dirty_bytes,
         cache_bytes: 64 << 10,
@@ -67,6 +70,7 @@ pub async fn open(
     Ok(Disk::open(
         store,
         config(max_dirty_bytes),
+        None,
         tokio::runtime::Handle::current(),
     ))
 }

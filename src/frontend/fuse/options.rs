@@ -172,8 +172,9 @@ impl Resolved {
         config.acl = SessionACL::All;
         config.n_threads = Some(match self.options.threads {
             0 => std::thread::available_parallelism()
-                .map_or(1, usize::from)
-                .min(DEFAULT_MAX_THREADS),
+                // One may wait for the local disk in a flush while another answers reads.
+                .map_or(2, usize::from)
+                .clamp(2, DEFAULT_MAX_THREADS),
             n => n,
         });
         config.clone_fd = true;

@@ -36,6 +36,7 @@ pub async fn inspect(
         unsafe_no_fencing: false,
         session: SessionId::fresh(),
         own_dead_sessions: Vec::new(),
+        admit: Arc::new(|_| Ok(())),
         requests: REQUESTS,
         sources: Sources::system(),
         progress: Arc::clone(progress),

@@ -11,7 +11,7 @@ use crate::object::ObjectEntry;
 
 use super::checkpoint::Checkpoint;
 use super::objects::{Numbers, Objects, Stored};
-use super::record::{Digest, Record, RecordBody};
+use super::record::{Digest, Record, RecordBody, SessionId};
 use super::replay::Replay;
 use super::upkeep::GRACE;
 use super::{Holder, OnProgress, Progress};
@@ -108,6 +108,15 @@ impl FirstLook {
             Newest::Nothing => Seq(0),
             Newest::Record(stored) => stored.record.newest_claim(),
             Newest::Checkpoint(checkpoint) => checkpoint.last.claim,
+        }
+    }
+
+    /// The session that had the disk last; `None` where there was none.
+    pub(super) fn last_session(&self) -> Option<SessionId> {
+        match &self.newest {
+            Newest::Nothing => None,
+            Newest::Record(stored) => Some(stored.record.session),
+            Newest::Checkpoint(checkpoint) => Some(checkpoint.last.session),
         }
     }
 

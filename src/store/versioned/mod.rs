@@ -112,6 +112,18 @@ pub enum Progress {
 /// Receives progress; called often, from any thread, and must not block.
 pub type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 
+/// Who wrote to the disk last, as a mount finds it before its claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastSession {
+    /// Its id; `None` where nobody has mounted the disk for writing yet.
+    pub session: Option<SessionId>,
+    /// It has released the disk: all that it had taken is committed.
+    pub released: bool,
+}
+
+/// Says whether the disk may be claimed after that session; what it refuses with is the mount's error. May be asked several times.
+pub type Admit = Arc<dyn Fn(&LastSession) -> crate::error::Result<()> + Send + Sync>;
+
 /// How to mount.
 #[derive(Clone)]
 pub struct MountOptions {
@@ -127,6 +139,8 @@ pub struct MountOptions {
     pub session: SessionId,
     /// Sessions known to be of this machine and dead: one that did not release is no obstacle.
     pub own_dead_sessions: Vec<SessionId>,
+    /// Asked before each claim.
+    pub admit: Admit,
     /// Most requests that the mount itself runs at once (listing), and the most blocks of a commit in flight.
     pub requests: usize,
     /// Time of day and randomness of the session.

@@ -14,7 +14,7 @@ use super::objects::{Objects, RecordPut};
 use super::record::{Record, RecordBody, SessionId};
 use super::upkeep::HEARTBEAT;
 use super::volume::{Start, VersionedStore};
-use super::{Holder, MountOptions, Superblock, TookOver, probe};
+use super::{Holder, LastSession, MountOptions, Superblock, TookOver, probe};
 
 /// How often a claim is tried, when others are quicker or its slot turns out to be void.
 const CLAIMS: usize = 20;
@@ -22,7 +22,7 @@ const CLAIMS: usize = 20;
 /// Mounts a disk.
 ///
 /// # Errors
-/// `Held`, naming who holds the disk and since when; `Unsupported` where the store cannot fence; `Damaged` where log or checkpoint
+/// `Held`, naming who holds the disk and since when; what [`MountOptions::admit`] refuses with; `Unsupported` where the store cannot fence; `Damaged` where log or checkpoint
 /// do not add up; the object client's own.
 pub async fn mount(
     client: Arc<dyn ObjectClient>,
@@ -51,6 +51,10 @@ pub async fn mount(
         if let Some(holder) = &holder {
             may_claim(&objects, holder, &options)?;
         }
+        (options.admit)(&LastSession {
+            session: look.last_session(),
+            released: holder.is_none(),
+        })?;
         let Some(end) = claim(&objects, &look, holder.as_ref(), &options).await? else {
             continue;
         };

@@ -1,0 +1,270 @@
+//! The journal of a disk on this machine: found, checked against whose it is, and gone on with once the disk is claimed.
+//!
+//! What a journal holds may be applied only to the state that it was written over: the newest session of the disk has to be one of those
+//! that may have written to the journal. If that session has released the disk, all of it is committed already. A session is
+//! remembered in the journal before its claim is put, so that a crash right after the claim finds both on the same side.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::SessionId;
+use crate::block::Geometry;
+use crate::config::format_size;
+use crate::disk::{Kept, Recovered};
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{Directory, Found, LocalFiles, Owner, Replayed, SEGMENT_BYTES};
+use crate::local::{DirectoryLock, make_private};
+use crate::store::versioned::{Admit, LastSession, Superblock};
+
+/// Where a mount keeps what is not in the bucket yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheDirectory {
+    /// This user's directory for the disk.
+    Usual,
+    /// One that was asked for. It has to be of this disk alone.
+    At(PathBuf),
+    /// Nowhere but in memory.
+    None,
+}
+
+/// What was found, of a disk that is not claimed yet.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    found: Found,
+    replayed: Replayed,
+    recovered: Recovered,
+    /// Known once the disk's last session is.
+    verdict: Arc<Mutex<Verdict>>,
+    discard: bool,
+    location: PathBuf,
+    lock: DirectoryLock,
+}
+
+/// What is to be done with what was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Verdict {
+    /// It is not in the bucket, or not known to be, and may be applied.
+    #[default]
+    Apply,
+    /// It is in the bucket: its session has released the disk.
+    Committed,
+    /// It may not be applied, and is given up on purpose.
+    Discard,
+}
+
+/// What a mount found in its journal and has not committed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    /// Where the journal is.
+    pub location: PathBuf,
+    /// Its records.
+    pub records: u64,
+    /// Bytes that they wrote.
+    pub written_bytes: u64,
+}
+
+impl Prepared {
+    /// Looks for the journal in a directory, which is made if need be, and makes one where there is none. Keeps other
+    /// processes away from the directory.
+    ///
+    /// # Errors
+    /// `Busy`; `Usage` where it is another disk's; `Damaged` unless it is to be discarded; `Full`, `Denied`, `System`.
+    pub(super) fn look(
+        directory: &Path,
+        superblock: &Superblock,
+        discard: bool,
+    ) -> Result<Prepared> {
+        make_private(directory)?;
+        let lock = DirectoryLock::take(directory)?;
+        let owner = Owner {
+            disk: superblock.id.as_u128(),
+            size_bytes: superblock.geometry.size_bytes(),
+        };
+        let files: Arc<dyn LocalFiles> = Directory::new(directory);
+        let found = match Found::look(&files) {
+            Err(error) if error.kind() == ErrorKind::Damaged && discard => {
+                Found::remove(&files)?;
+                None
+            }
+            found => found.map_err(|e| advise(e, directory))?,
+        };
+        let mut found = match found {
+            Some(found) => found,
+            None => Found::create(&files, owner, rand::random(), SEGMENT_BYTES)?,
+        };
+        if found.owner() != owner {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "{} has the journal of another disk: give this one another --cache-dir",
+                    directory.display()
+                ),
+            ));
+        }
+        let (replayed, recovered) = match replay(&found, superblock.geometry) {
+            Err(error) if error.kind() == ErrorKind::Damaged && discard => {
+                (Replayed::default(), Recovered::new(superblock.geometry))
+            }
+            outcome => outcome.map_err(|e| advise(e, directory))?,
+        };
+        found.reserve()?;
+        Ok(Prepared {
+            found,
+            replayed,
+            recovered,
+            verdict: Arc::default(),
+            discard,
+            location: directory.to_owned(),
+            lock,
+        })
+    }
+
+    /// The sessions that may have written to it. Their processes are dead.
+    pub(super) fn sessions(&self) -> Vec<SessionId> {
+        let sessions = self.found.sessions().iter();
+        sessions
+            .map(|id| SessionId(uuid::Uuid::from_u128(*id)))
+            .collect()
+    }
+
+    /// Remembers the session that is about to claim the disk, and answers whether it may, given the disk's last session.
+    ///
+    /// # Errors
+    /// `System`.
+    pub(super) fn admit(&mut self, session: SessionId) -> Result<Admit> {
+        let known = self.sessions();
+        self.found.remember(session.0.as_u128())?;
+        let (verdict, discard) = (Arc::clone(&self.verdict), self.discard);
+        let empty = self.recovered.is_empty();
+        let (bytes, location) = (self.replayed.written_bytes, self.location.clone());
+        Ok(Arc::new(move |last: &LastSession| {
+            let own = last.session.is_some_and(|session| known.contains(&session));
+            *verdict.lock() = match own {
+                true if last.released => Verdict::Committed,
+                true => Verdict::Apply,
+                false => Verdict::Discard,
+            };
+            if own || empty || discard {
+                return Ok(());
+            }
+            Err(advise(
+                Error::new(
+                    ErrorKind::Fenced,
+                    format!(
+                        "another session has had the disk since the journal in {} was written: {} of writes in it can be committed \
+                         no more",
+                        location.display(),
+                        format_size(bytes)
+                    ),
+                ),
+                &location,
+            ))
+        }))
+    }
+
+    /// Goes on with it once the disk is claimed. Also answers what of it is not in the bucket yet, if anything.
+    ///
+    /// # Errors
+    /// `Full`, `System`.
+    pub(super) fn begin(
+        self,
+        session: SessionId,
+        limit_bytes: u64,
+    ) -> Result<(Kept, Option<Replay>, Option<DirectoryLock>)> {
+        let apply = *self.verdict.lock() == Verdict::Apply;
+        let keep = Some(&self.replayed).filter(|_| apply);
+        let geometry = self.recovered.geometry();
+        let journal = self.found.begin(keep, session.0.as_u128(), limit_bytes)?;
+        let replay = (apply && !self.recovered.is_empty()).then_some(Replay {
+            location: self.location,
+            records: self.replayed.records,
+            written_bytes: self.replayed.written_bytes,
+        });
+        let found = match apply {
+            true => self.recovered,
+            false => Recovered::new(geometry),
+        };
+        Ok((Kept { journal, found }, replay, Some(self.lock)))
+    }
+}
+
+/// What a journal holds, read without the bucket.
+#[derive(Debug)]
+pub struct JournalContent {
+    /// The disk's size in bytes.
+    pub size_bytes: u64,
+    /// What it has written.
+    pub recovered: Recovered,
+    /// What is wrong with it: the content is what it holds up to there.
+    pub damage: Option<Error>,
+    _lock: DirectoryLock,
+}
+
+/// Reads the journal in a directory that no mount uses.
+///
+/// # Errors
+/// `NotFound`, `Busy`, `Damaged` where nothing can be read, `System`.
+pub fn journal_content(directory: &Path) -> Result<JournalContent> {
+    let nothing = || {
+        let text = format!("there is no journal in {}", directory.display());
+        Error::new(ErrorKind::NotFound, text)
+    };
+    if !directory.join("state").exists() {
+        return Err(nothing());
+    }
+    let lock = DirectoryLock::take(directory)?;
+    let files: Arc<dyn LocalFiles> = Directory::new(directory);
+    let found = Found::look(&files)?.ok_or_else(nothing)?;
+    let size_bytes = found.owner().size_bytes;
+    // Any block size does: only the content's place matters here.
+    let geometry = Geometry::new(size_bytes, u64::from(crate::block::MIN_BLOCK_BYTES))?;
+    let mut recovered = Recovered::new(geometry);
+    let damage = match found.replay(&mut |entry| recovered.take(entry)) {
+        Ok(_) => None,
+        Err(error) if error.kind() == ErrorKind::Damaged => Some(error),
+        Err(error) => return Err(error),
+    };
+    Ok(JournalContent {
+        size_bytes,
+        recovered,
+        damage,
+        _lock: lock,
+    })
+}
+
+/// Whether a directory has a journal with something in it; what cannot be read counts.
+pub(super) fn holds_something(directory: &Path) -> bool {
+    let files: Arc<dyn LocalFiles> = Directory::new(directory);
+    if !directory.join("state").exists() {
+        return false;
+    }
+    let mut any = false;
+    match Found::look(&files) {
+        Ok(Some(found)) => found.replay(&mut |_| any = true).is_err() || any,
+        Ok(None) => false,
+        Err(_) => true,
+    }
+}
+
+fn replay(found: &Found, geometry: Geometry) -> Result<(Replayed, Recovered)> {
+    let mut recovered = Recovered::new(geometry);
+    let replayed = found.replay(&mut |entry| recovered.take(entry))?;
+    Ok((replayed, recovered))
+}
+
+/// Says what can be done with a journal that may not be applied.
+fn advise(error: Error, directory: &Path) -> Error {
+    if !matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Fenced) {
+        return error;
+    }
+    let shown = directory.display();
+    let (kind, text) = (error.kind(), error.chain());
+    Error::new(
+        kind,
+        format!(
+            "{text}; it is kept: copy what it holds with 'bucketdisk journal export {shown} FILE', then mount with --discard-journal"
+        ),
+    )
+}

@@ -1,0 +1,298 @@
+//! The disk with its journal, when the machine loses power or the program is killed: what is there afterwards is the disk as it was after
+//! some write, not before the last that a flush covered, whatever had been committed by then. The write after that may be there up to the
+//! end of one of its sectors, as on any disk.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bucketdisk::disk::{Disk, DiskConfig, FlushTo, Kept, Recovered};
+use bucketdisk::journal::{Found, Owner};
+use bucketdisk::object::ObjectClient;
+use bucketdisk::store::versioned::SessionId;
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use support::local_disk::{LocalDisk, Trouble};
+use support::memory::Bucket;
+use support::volume::{self, content};
+
+const DISK_BYTES: u64 = 256 << 10;
+const BLOCK: u64 = 16 << 10;
+const SEGMENT: u64 = 64 << 10;
+
+/// A machine with a bucket somewhere.
+struct Machine {
+    client: Arc<dyn ObjectClient>,
+    local: Arc<LocalDisk>,
+    last: Option<SessionId>,
+    config: DiskConfig,
+}
+
+impl Machine {
+    async fn new(seed: u64) -> Machine {
+        let client: Arc<dyn ObjectClient> = Arc::new(Bucket::new());
+        volume::create(&client, DISK_BYTES, BLOCK).await;
+        Machine {
+            client,
+            local: LocalDisk::new(seed),
+            last: None,
+            config: DiskConfig {
+                commit_interval: Duration::from_secs(3600),
+                flush: FlushTo::Journal,
+                ..volume::config(1 << 20)
+            },
+        }
+    }
+
+    /// Mounts as the program does, and answers how many records were found.
+    async fn mount(&mut self) -> (Arc<Disk>, u64) {
+        let files = self.local.files();
+        let owner = Owner {
+            disk: 1,
+            size_bytes: DISK_BYTES,
+        };
+        let found = match Found::look(&files).expect("is sound") {
+            Some(found) => found,
+            None => Found::create(&files, owner, rand::random(), SEGMENT).expect("creates"),
+        };
+        let mut options = volume::options();
+        options.own_dead_sessions = self.last.into_iter().collect();
+        self.last = Some(options.session);
+        let store = volume::mount(&self.client, options).await.expect("mounts");
+        let mut recovered = Recovered::new(bucketdisk::store::BlockStore::geometry(&*store));
+        let replayed = found
+            .replay(&mut |entry| recovered.take(entry))
+            .expect("is sound");
+        let journal = found
+            .begin(Some(&replayed), 1, 16 * SEGMENT)
+            .expect("begins");
+        let kept = Kept {
+            journal,
+            found: recovered,
+        };
+        let runtime = tokio::runtime::Handle::current();
+        let disk = Disk::open(store, self.config.clone(), Some(kept), runtime);
+        (disk, replayed.records)
+    }
+}
+
+/// Whether a state is the first one with a beginning of the change that leads to the second.
+fn is_part_of_next(states: &[Vec<u8>], found: &[u8]) -> bool {
+    let [before, after, ..] = states else {
+        return false;
+    };
+    let first_old = (0..found.len()).find(|at| found[*at] != after[*at]);
+    let cut = first_old.map_or(found.len(), |at| at - at % 512);
+    found[cut..] == before[cut..]
+}
+
+async fn some_time(random: &mut StdRng) {
+    for _ in 0..random.random_range(0..40) {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Random writes, discards, flushes and commits, then a crash, over and over.
+async fn run(seed: u64, lives: usize) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut machine = Machine::new(random.random()).await;
+    // The disk after each change since the last crash, and which of them the last flush covers.
+    let mut history = vec![vec![0u8; DISK_BYTES as usize]];
+    let mut flushed = 0;
+    for life in 0..lives {
+        let (disk, _) = machine.mount().await;
+        let found = content(&disk).await;
+        let after = (flushed..history.len())
+            .position(|n| found == history[n] || is_part_of_next(&history[n..], &found));
+        let after = after.unwrap_or_else(|| {
+            panic!("seed {seed} life {life}: a state that never was, or older than the last flush")
+        });
+        assert!(flushed + after < history.len());
+        history = vec![found];
+        // What a mount shows is not to be lost either.
+        flushed = 0;
+        let mut committing = Vec::new();
+        for _ in 0..random.random_range(0..40) {
+            let mut next = history.last().expect("one").clone();
+            let len = match random.random_range(0..3) {
+                0 => random.random_range(1..3 * BLOCK),
+                1 => 512 * random.random_range(1..16),
+                _ => BLOCK,
+            };
+            let offset = match random.random_bool(0.3) {
+                true => random.random_range(0..(DISK_BYTES - len) / BLOCK + 1) * BLOCK,
+                false => random.random_range(0..=DISK_BYTES - len),
+            };
+            let range = offset as usize..(offset + len).min(DISK_BYTES) as usize;
+            match random.random_range(0..20) {
+                0..10 => {
+                    let bytes: Vec<u8> = range.clone().map(|_| random.random()).collect();
+                    next[range].copy_from_slice(&bytes);
+                    disk.write(offset, Bytes::from(bytes))
+                        .await
+                        .expect("writes");
+                    history.push(next);
+                }
+                10..14 => {
+                    let len = range.len() as u64;
+                    next[range].fill(0);
+                    disk.zero(offset, len).await.expect("discards");
+                    history.push(next);
+                }
+                14..16 => {
+                    disk.flush().await.expect("flushes");
+                    flushed = history.len() - 1;
+                }
+                16 => {
+                    disk.commit().await.expect("commits");
+                    flushed = history.len() - 1;
+                }
+                17 => {
+                    // One that is under way at the crash, perhaps.
+                    let disk = Arc::clone(&disk);
+                    committing.push(tokio::spawn(async move { disk.commit().await }));
+                }
+                _ => some_time(&mut random).await,
+            }
+            if random.random_bool(0.1) {
+                assert_eq!(content(&disk).await, *history.last().expect("one"));
+            }
+        }
+        some_time(&mut random).await;
+        if random.random_bool(0.1) {
+            disk.close().await.expect("closes");
+            flushed = history.len() - 1;
+        }
+        for commit in committing {
+            commit.abort();
+            // Only how it ends is of interest, and that it has.
+            let _ = commit.await;
+        }
+        assert_eq!(Arc::strong_count(&disk), 1, "nothing of it lives on");
+        drop(disk);
+        match random.random_bool(0.6) {
+            true => machine.local.lose_power(),
+            // The program alone: all that was taken is there.
+            false => flushed = history.len() - 1,
+        }
+        some_time(&mut random).await;
+    }
+}
+
+fn in_runtime(work: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("runtime");
+    runtime.block_on(work);
+}
+
+#[test]
+fn after_a_crash_the_disk_is_as_it_was_after_some_write_and_has_all_that_was_flushed() {
+    for seed in 0..150 {
+        in_runtime(run(seed, 6));
+    }
+    let seed = rand::random();
+    println!("seed {seed}");
+    in_runtime(run(seed, 100));
+}
+
+#[test]
+fn a_journal_that_fails_takes_no_more_writes_and_everything_goes_to_the_bucket() {
+    in_runtime(async {
+        let mut machine = Machine::new(0).await;
+        let (disk, _) = machine.mount().await;
+        disk.write(0, Bytes::from_static(b"first"))
+            .await
+            .expect("writes");
+        disk.flush().await.expect("flushes");
+        disk.write(0, Bytes::from_static(b"again"))
+            .await
+            .expect("writes");
+        machine.local.set_trouble(Trouble {
+            failing_syncs: 1,
+            ..Trouble::default()
+        });
+        // What fdatasync has lost nobody knows: only the bucket can keep it now.
+        disk.flush().await.expect("is committed instead");
+        let error = disk.write(0, Bytes::from_static(b"third")).await;
+        assert!(
+            error
+                .expect_err("is refused")
+                .chain()
+                .contains("has failed")
+        );
+        let status = disk.status();
+        assert_eq!(status.flush, "bucket");
+        assert!(status.journal_error.is_some());
+        assert_eq!(status.dirty_bytes, 0);
+        let mut found = [0; 5];
+        disk.read(0, &mut found).await.expect("reads");
+        assert_eq!(&found, b"again");
+        drop(disk);
+        machine.local = LocalDisk::new(1);
+        let (disk, records) = machine.mount().await;
+        assert_eq!(records, 0);
+        disk.read(0, &mut found).await.expect("reads");
+        assert_eq!(&found, b"again");
+    });
+}
+
+#[test]
+fn what_the_local_disk_has_altered_is_never_committed() {
+    in_runtime(async {
+        let mut machine = Machine::new(0).await;
+        let (disk, _) = machine.mount().await;
+        disk.write(0, Bytes::from(vec![1; 1000]))
+            .await
+            .expect("writes");
+        disk.write(BLOCK, Bytes::from(vec![2; 1000]))
+            .await
+            .expect("writes");
+        machine.local.flip("segment-00000", 64 + 64 + 500);
+        let error = disk.commit().await.expect_err("cannot be");
+        assert!(error.chain().contains("block 0"), "{}", error.chain());
+        assert!(error.chain().contains("altered"), "{}", error.chain());
+        assert_eq!(disk.status().store.commits, 0, "not in part either");
+        // Written anew, it is sound.
+        disk.write(0, Bytes::from(vec![3; 1000]))
+            .await
+            .expect("writes");
+        disk.commit().await.expect("commits");
+        disk.close().await.expect("closes");
+        let (disk, _) = machine.mount().await;
+        let all = content(&disk).await;
+        assert_eq!(all[..1000], [3; 1000]);
+        assert_eq!(all[BLOCK as usize..][..1000], [2; 1000]);
+    });
+}
+
+#[test]
+fn a_burst_larger_than_the_journal_goes_through_it() {
+    in_runtime(async {
+        let mut machine = Machine::new(0).await;
+        let (disk, _) = machine.mount().await;
+        for round in 0..200u64 {
+            let bytes = Bytes::from(vec![round as u8; BLOCK as usize]);
+            disk.write(round % 16 * BLOCK, bytes).await.expect("writes");
+        }
+        assert!(disk.status().store.commits > 2);
+        // What comes to nothing takes no room for ever.
+        disk.commit().await.expect("commits");
+        disk.zero(0, DISK_BYTES).await.expect("discards");
+        disk.commit().await.expect("commits");
+        for _ in 0..200 {
+            disk.write(0, Bytes::from(vec![7; BLOCK as usize]))
+                .await
+                .expect("writes");
+            disk.zero(0, BLOCK).await.expect("discards");
+        }
+        disk.close().await.expect("closes");
+        let (disk, records) = machine.mount().await;
+        assert_eq!(records, 0);
+        assert!(content(&disk).await.iter().all(|byte| *byte == 0));
+    });
+}
