@@ -121,7 +121,7 @@ impl<'a> Life<'a> {
             directory.to_str().expect("UTF-8"),
         ];
         let options = self.mount_options();
-        arguments.extend(options);
+        arguments.extend(options.iter().map(String::as_str));
         arguments.push("--foreground");
         let mut daemon = { self.machine.program(&arguments) }
             .stdout(Stdio::null())

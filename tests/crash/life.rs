@@ -46,6 +46,8 @@ pub struct Life<'a> {
     bucket: &'a Bucket,
     /// What the program remembers of the disk on this machine.
     memory: PathBuf,
+    /// The machine keeps a journal, which flushes wait for, and goes on with it; without, all it keeps is forgotten after a kill.
+    journal: bool,
     random: SmallRng,
     raw: Raw,
     writers: Vec<Writer>,
@@ -64,7 +66,7 @@ fn more_options(kind: &Kind, random: &mut SmallRng) -> &'static str {
 }
 
 impl<'a> Life<'a> {
-    /// Runs until there were so many kills.
+    /// Runs until there were so many kills. Every other seed is that of a machine with a journal.
     ///
     /// # Errors
     /// What came back and should not have, or did not come back.
@@ -78,6 +80,7 @@ impl<'a> Life<'a> {
         tally: &'a mut Tally,
     ) -> Result<(), String> {
         let mut random = SmallRng::seed_from_u64(seed);
+        let journal = seed % 2 == 1;
         let stamps = Stamps::new(seed);
         let options = format!("{}{}", kind.options, more_options(kind, &mut random));
         let promise = Promise {
@@ -92,13 +95,19 @@ impl<'a> Life<'a> {
             Writer::new(&format!("writer {number}"), history, branch(), stamps)
         });
         let writers = writers.collect();
-        println!("{}: a new disk on {}, {options}", kind.name, bucket.store());
+        println!(
+            "{}: a new disk on {}, {options}{}",
+            kind.name,
+            bucket.store(),
+            if journal { ", with a journal" } else { "" }
+        );
         let mut life = Life {
             kind,
             options,
             machine,
             bucket,
             memory: PathBuf::new(),
+            journal,
             random,
             raw,
             writers,
@@ -171,16 +180,22 @@ impl<'a> Life<'a> {
         Ok(stage)
     }
 
-    fn mount_options(&mut self) -> [&'static str; 7] {
+    fn mount_options(&mut self) -> Vec<String> {
         let interval = ["100ms", "500ms", "5s"][self.random.random_range(0..3)];
         let dirty = ["8m", "32m", "256m"][self.random.random_range(0..3)];
-        let options = ["--memory", "48m", "--max-dirty", dirty, "--commit-interval"];
-        let [a, b, c, d, e] = options;
-        [a, b, c, d, e, interval, "--take-over"]
+        let mut options = vec!["--memory", "48m", "--max-dirty", dirty, "--commit-interval"];
+        options.push(interval);
+        let cache = self.machine.cache_directory(self.bucket.url());
+        match self.journal {
+            true => options.extend(["--cache-dir", cache.to_str().expect("UTF-8")]),
+            false => options.extend(["--take-over", "--cache-dir", "none"]),
+        }
+        options.into_iter().map(str::to_owned).collect()
     }
 
     fn mount(&mut self) -> Mount<'a> {
         let options = self.mount_options();
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
         self.machine.mount(self.bucket.url(), "disk", &options)
     }
 
@@ -232,6 +247,7 @@ impl<'a> Life<'a> {
         self.bucket.note_crash();
         self.tally.last = when;
         self.tally.unfinished += u32::from(unfinished);
+        self.tally.with_journal += u32::from(self.journal);
         self.tally.kills += 1;
         *self.tally.moments.entry(when).or_default() += 1;
         println!(

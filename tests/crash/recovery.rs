@@ -1,4 +1,4 @@
-//! Another machine: takes the disk from the bucket alone, and finds an earlier state of everything.
+//! Another machine, which takes the disk from the bucket alone, or the same one with its journal: it finds an earlier state of everything.
 
 use std::fs;
 
@@ -9,11 +9,11 @@ use crate::others::Fio;
 use crate::support::real::{Loop, Mount, sh};
 
 impl<'a> Life<'a> {
-    /// Another machine: takes the disk from the bucket alone, and finds an earlier state of everything.
+    /// Takes the disk back, and finds an earlier state of everything.
     pub(super) fn come_back(&mut self, end: u32) -> Result<Stage<'a>, String> {
         loop {
             self.forget();
-            let found = match self.random.random_bool(0.3) {
+            let found = match !self.journal && self.random.random_bool(0.3) {
                 true => Some(self.look_from_afar()?),
                 false => None,
             };
@@ -62,8 +62,11 @@ impl<'a> Life<'a> {
         Ok(stage)
     }
 
-    /// Removes all that this machine knows of the disk.
+    /// Removes all that this machine knows of the disk, but where it has a journal to go on with.
     pub(super) fn forget(&self) {
+        if self.journal {
+            return;
+        }
         if self.memory.exists() {
             fs::remove_dir_all(&self.memory).expect("is forgotten");
         }

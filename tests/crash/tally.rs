@@ -8,6 +8,8 @@ pub struct Tally {
     /// When the last one was.
     pub last: &'static str,
     pub moments: BTreeMap<&'static str, u32>,
+    /// Kills of machines that keep a journal.
+    pub with_journal: u32,
     /// Kills that left blocks of a commit without its record.
     pub unfinished: u32,
     /// Records that were put by sessions while they worked.
@@ -24,6 +26,7 @@ impl Tally {
             *self.moments.entry(moment).or_default() += count;
         }
         self.unfinished += other.unfinished;
+        self.with_journal += other.with_journal;
         self.commits += other.commits;
         self.acknowledged += other.acknowledged;
         self.violations.extend(other.violations);
