@@ -483,23 +483,27 @@ fn several_threads_serve_the_mount_and_are_known_as_flushers() {
     if !allowed {
         eprintln!("SKIPPED: without CAP_SYS_RESOURCE no process becomes a flusher");
     }
-    let mut serving = 0;
-    for task in fs::read_dir(format!("/proc/{}/task", disk.pid())).expect("tasks") {
-        let stat = fs::read_to_string(task.expect("a task").path().join("stat")).expect("reads");
-        let (name, rest) = stat.rsplit_once(") ").expect("a name");
+    let tasks = format!("/proc/{}/task", disk.pid());
+    let stats = || {
+        let tasks = fs::read_dir(&tasks).expect("tasks");
+        // One that has ended meanwhile has none.
+        tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok())
+    };
+    // A thread gives itself its name, which may take it a moment.
+    wait_for("several threads that serve", || {
+        stats().filter(|stat| stat.contains("(fuser-")).count() > 1
+    });
+    for stat in stats() {
+        let (_, rest) = stat.rsplit_once(") ").expect("a name");
         // The ninth word of the line, two of which are cut off.
         let flags: u32 = rest
             .split(' ')
             .nth(6)
             .and_then(|word| word.parse().ok())
             .expect("flags");
-        if name.contains("(fuser-") {
-            serving += 1;
-        }
         let both = PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE;
         assert_eq!(flags & both, if allowed { both } else { 0 }, "{stat}");
     }
-    assert!(serving > 1, "{serving} threads");
     disk.umount();
 }
 
