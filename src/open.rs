@@ -409,7 +409,7 @@ fn prepare(
     let usual = local.as_ref().map(LocalState::directory);
     let directory = match &spec.cache {
         CacheDirectory::Usual => usual.map(Path::to_path_buf),
-        CacheDirectory::At(path) => Some(std::path::absolute(path).unwrap_or(path.clone())),
+        CacheDirectory::At(path) => Some(path.clone()),
         CacheDirectory::None => None,
     };
     if let Some(local) = &local

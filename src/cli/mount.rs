@@ -66,7 +66,11 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
     let cache = match &args.cache_dir {
         None => CacheDirectory::Usual,
         Some(none) if none.as_os_str() == "none" => CacheDirectory::None,
-        Some(directory) => CacheDirectory::At(directory.clone()),
+        // A daemon leaves the directory that it is started in.
+        Some(directory) => CacheDirectory::At(std::path::absolute(directory).map_err(|e| {
+            let text = format!("'{}' is no cache directory", directory.display());
+            Error::new(ErrorKind::Usage, text).with_source(e)
+        })?),
     };
     if cache == CacheDirectory::None && args.flush == Some(FlushTo::Journal) {
         return Err(Error::new(

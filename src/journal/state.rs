@@ -30,6 +30,10 @@ pub(super) const STATE_BYTES: u64 = 2 * SLOT as u64;
 /// The most sessions that are kept.
 pub(super) const MOST_SESSIONS: usize = (CHECKED - SESSIONS) / 16;
 
+/// The sizes that a segment may have: a place in it is 32 bits wide.
+const SMALLEST: u64 = 4096;
+const LARGEST: u64 = 1 << 30;
+
 const SLOT: usize = 4096;
 const CHECKED: usize = SLOT - 8;
 const SESSIONS: usize = 128;
@@ -91,6 +95,11 @@ impl State {
         if !sound {
             return None;
         }
+        let segment_bytes = get(slot, 112);
+        let fits = (SMALLEST..=LARGEST).contains(&segment_bytes);
+        if !fits || !segment_bytes.is_multiple_of(SMALLEST) {
+            return None;
+        }
         let wide = |at: usize| Some(u128::from_le_bytes(slot.get(at..at + 16)?.try_into().ok()?));
         let count = u32::from_le_bytes(slot.get(20..24)?.try_into().ok()?);
         let count = usize::try_from(count)
@@ -104,7 +113,7 @@ impl State {
                 disk: wide(48)?,
                 size_bytes: get(slot, 64),
             },
-            segment_bytes: get(slot, 112),
+            segment_bytes,
             sessions: sessions?,
             tail: Mark {
                 segment: get(slot, 72),
@@ -183,7 +192,7 @@ mod tests {
                 disk: 2 << 100,
                 size_bytes: 3,
             },
-            segment_bytes: 11,
+            segment_bytes: 8192,
             sessions: vec![4 << 100, 5],
             tail: Mark {
                 segment: 6,

@@ -23,7 +23,7 @@ use crate::store::versioned::{Admit, LastSession, Superblock};
 pub enum CacheDirectory {
     /// This user's directory for the disk.
     Usual,
-    /// One that was asked for. It has to be of this disk alone.
+    /// One that was asked for, as an absolute path. It has to be of this disk alone.
     At(PathBuf),
     /// Nowhere but in memory.
     None,

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::support::real::{
-    Machine, Mount, can_mount, read_at, wait_for, with_directory, write_at,
+    Machine, Mount, can_mount, read_at, run, wait_for, with_directory, write_at,
 };
 use crate::support::s3_server::S3Server;
 
@@ -159,6 +159,26 @@ fn a_journal_is_not_left_behind_in_another_directory() {
     // The one that was given up has been overtaken.
     let said = refused(&machine, 6, &["mount", &url, &at, "--cache-dir", cache]);
     assert!(said.contains("another session"), "{said}");
+}
+
+#[test]
+fn a_cache_directory_may_be_given_as_seen_from_where_the_mount_was_started() {
+    if !can_mount("a_cache_directory_may_be_given_as_seen_from_where_the_mount_was_started") {
+        return;
+    }
+    let (machine, url) = with_directory();
+    create(&machine, &url);
+    let at = machine.path().join("disk");
+    fs::create_dir(&at).expect("a folder");
+    let at = at.to_str().expect("UTF-8");
+    let log = machine.path().join("log");
+    let log = log.to_str().expect("UTF-8");
+    run(machine
+        .program(&["mount", &url, at, "--cache-dir", "here", "--log", log])
+        .current_dir(machine.path()));
+    let found = machine.path().join("here/state").exists();
+    machine.run(&["umount", at]);
+    assert!(found);
 }
 
 #[test]
