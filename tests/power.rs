@@ -21,6 +21,8 @@ use support::volume::{self, content};
 const DISK_BYTES: u64 = 256 << 10;
 const BLOCK: u64 = 16 << 10;
 const SEGMENT: u64 = 64 << 10;
+/// Nothing here takes a minute of the paused clock.
+const FOR_EVER: Duration = Duration::from_secs(60);
 
 /// A machine with a bucket somewhere.
 struct Machine {
@@ -88,6 +90,71 @@ fn is_part_of_next(states: &[Vec<u8>], found: &[u8]) -> bool {
     found[cut..] == before[cut..]
 }
 
+/// What is done to the disk.
+#[derive(Clone)]
+enum Change {
+    Write(u64, Bytes),
+    Zero(u64, u64),
+    Flush,
+    Commit,
+    /// A commit that is not waited for.
+    CommitBeside,
+    Pause,
+}
+
+/// What is known after it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    Changed,
+    Durable,
+    Nothing,
+}
+
+impl Change {
+    /// Draws one, and makes it in a copy of the disk.
+    fn draw(random: &mut StdRng, copy: &mut [u8]) -> (Change, After) {
+        let len = match random.random_range(0..3) {
+            0 => random.random_range(1..3 * BLOCK),
+            1 => 512 * random.random_range(1..16),
+            _ => BLOCK,
+        };
+        let offset = match random.random_bool(0.3) {
+            true => random.random_range(0..(DISK_BYTES - len) / BLOCK + 1) * BLOCK,
+            false => random.random_range(0..=DISK_BYTES - len),
+        };
+        let range = offset as usize..(offset + len).min(DISK_BYTES) as usize;
+        match random.random_range(0..20) {
+            0..10 => {
+                let bytes: Vec<u8> = range.clone().map(|_| random.random()).collect();
+                copy[range].copy_from_slice(&bytes);
+                (Change::Write(offset, Bytes::from(bytes)), After::Changed)
+            }
+            10..14 => {
+                let len = range.len() as u64;
+                copy[range].fill(0);
+                (Change::Zero(offset, len), After::Changed)
+            }
+            14..16 => (Change::Flush, After::Durable),
+            16 => (Change::Commit, After::Durable),
+            17 => (Change::CommitBeside, After::Nothing),
+            _ => (Change::Pause, After::Nothing),
+        }
+    }
+
+    fn make(&self, disk: Arc<Disk>) -> impl Future<Output = ()> + Send + 'static {
+        let change = self.clone();
+        async move {
+            match change {
+                Change::Write(offset, bytes) => disk.write(offset, bytes).await.expect("writes"),
+                Change::Zero(offset, len) => disk.zero(offset, len).await.expect("discards"),
+                Change::Flush => disk.flush().await.expect("flushes"),
+                Change::Commit | Change::CommitBeside => disk.commit().await.expect("commits"),
+                Change::Pause => {}
+            }
+        }
+    }
+}
+
 async fn some_time(random: &mut StdRng) {
     for _ in 0..random.random_range(0..40) {
         tokio::task::yield_now().await;
@@ -113,69 +180,65 @@ async fn run(seed: u64, lives: usize) {
         history = vec![found];
         // What a mount shows is not to be lost either.
         flushed = 0;
-        let mut committing = Vec::new();
+        let mut begun = Vec::new();
+        if random.random_bool(0.5) {
+            machine.local.fail_power_after(random.random_range(1..60));
+        }
         for _ in 0..random.random_range(0..40) {
             let mut next = history.last().expect("one").clone();
-            let len = match random.random_range(0..3) {
-                0 => random.random_range(1..3 * BLOCK),
-                1 => 512 * random.random_range(1..16),
-                _ => BLOCK,
-            };
-            let offset = match random.random_bool(0.3) {
-                true => random.random_range(0..(DISK_BYTES - len) / BLOCK + 1) * BLOCK,
-                false => random.random_range(0..=DISK_BYTES - len),
-            };
-            let range = offset as usize..(offset + len).min(DISK_BYTES) as usize;
-            match random.random_range(0..20) {
-                0..10 => {
-                    let bytes: Vec<u8> = range.clone().map(|_| random.random()).collect();
-                    next[range].copy_from_slice(&bytes);
-                    disk.write(offset, Bytes::from(bytes))
-                        .await
-                        .expect("writes");
-                    history.push(next);
-                }
-                10..14 => {
-                    let len = range.len() as u64;
-                    next[range].fill(0);
-                    disk.zero(offset, len).await.expect("discards");
-                    history.push(next);
-                }
-                14..16 => {
-                    disk.flush().await.expect("flushes");
-                    flushed = history.len() - 1;
-                }
-                16 => {
-                    disk.commit().await.expect("commits");
-                    flushed = history.len() - 1;
-                }
-                17 => {
-                    // One that is under way at the crash, perhaps.
-                    let disk = Arc::clone(&disk);
-                    committing.push(tokio::spawn(async move { disk.commit().await }));
-                }
-                _ => some_time(&mut random).await,
+            let (change, after) = Change::draw(&mut random, &mut next);
+            if after == After::Changed {
+                // It may be there though nobody was told.
+                history.push(next);
             }
-            if random.random_bool(0.1) {
+            if let Change::Pause = change {
+                some_time(&mut random).await;
+                continue;
+            }
+            let made = tokio::spawn(change.make(Arc::clone(&disk)));
+            if let Change::CommitBeside = change {
+                begun.push(made.abort_handle());
+                continue;
+            }
+            // Who waits for a task that has lost its power waits for ever.
+            begun.push(made.abort_handle());
+            let made = tokio::time::timeout(FOR_EVER, made).await;
+            match made {
+                Ok(Ok(())) if after == After::Durable => flushed = history.len() - 1,
+                Ok(Ok(())) => {}
+                _ if machine.local.is_without_power() => break,
+                other => panic!("seed {seed} life {life}: {other:?}"),
+            }
+            if random.random_bool(0.1) && !machine.local.is_without_power() {
                 assert_eq!(content(&disk).await, *history.last().expect("one"));
             }
         }
         some_time(&mut random).await;
-        if random.random_bool(0.1) {
-            disk.close().await.expect("closes");
-            flushed = history.len() - 1;
+        let off = machine.local.is_without_power();
+        if !off && random.random_bool(0.1) {
+            let closing = Arc::clone(&disk);
+            let closed = tokio::spawn(async move { closing.close().await.expect("closes") });
+            begun.push(closed.abort_handle());
+            match tokio::time::timeout(FOR_EVER, closed).await {
+                Ok(Ok(())) => flushed = history.len() - 1,
+                other => assert!(machine.local.is_without_power(), "{other:?}"),
+            }
         }
-        for commit in committing {
-            commit.abort();
-            // Only how it ends is of interest, and that it has.
-            let _ = commit.await;
+        for task in begun {
+            task.abort();
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
         }
         assert_eq!(Arc::strong_count(&disk), 1, "nothing of it lives on");
         drop(disk);
-        match random.random_bool(0.6) {
+        match machine.local.is_without_power() || random.random_bool(0.5) {
             true => machine.local.lose_power(),
             // The program alone: all that was taken is there.
-            false => flushed = history.len() - 1,
+            false => {
+                flushed = history.len() - 1;
+                machine.local.fail_power_after(u32::MAX);
+            }
         }
         some_time(&mut random).await;
     }
@@ -233,9 +296,10 @@ fn a_journal_that_fails_takes_no_more_writes_and_everything_goes_to_the_bucket()
         disk.read(0, &mut found).await.expect("reads");
         assert_eq!(&found, b"again");
         drop(disk);
-        machine.local = LocalDisk::new(1);
+        // The first of the two writes is durable there, the second perhaps not, and the bucket has both.
+        machine.local.lose_power();
         let (disk, records) = machine.mount().await;
-        assert_eq!(records, 0);
+        assert_eq!(records, 0, "it has been given up");
         disk.read(0, &mut found).await.expect("reads");
         assert_eq!(&found, b"again");
     });

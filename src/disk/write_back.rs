@@ -19,7 +19,7 @@
 //!
 //! With a journal, a write is appended to it before the open epoch takes it, both under one lock of order, and a seal takes that lock,
 //! too: so the journal's end at a seal parts what the epoch holds from what comes later, and once the epoch is committed, all before
-//! that mark is released. A journal that is full makes writers wait as the dirty limit does. One that has failed takes no more
+//! that mark is released. Before the commit the journal is made durable, so that none can be ahead of it. A journal that is full makes writers wait as the dirty limit does. One that has failed takes no more
 //! writes; all that was taken is committed as soon as can be, and flushes wait for that.
 //!
 //! A partly written block whose rest is damaged in the store cannot be completed, and to commit the others without it would make a
@@ -488,6 +488,7 @@ impl WriteBack {
     async fn commit(&self, sealed: Arc<Sealed>) -> Result<Ended> {
         let store = self.reader.store();
         let mut pause = RETRY_FAILED;
+        self.secure().await;
         self.pace.begin(Instant::now());
         loop {
             let changes: Arc<dyn Changes> = Arc::clone(&sealed) as Arc<dyn Changes>;
@@ -526,6 +527,22 @@ impl WriteBack {
                 }
                 _ => self.pause_after_failure(error, &mut pause).await,
             }
+        }
+    }
+
+    /// Before a commit: makes durable in the journal what it carries. A crash right after the commit finds the journal with all of that,
+    /// and to replay it once more changes nothing; with a part of it, older writes would be put over newer ones. A journal that
+    /// has failed may hold any part, and is made to forget it.
+    async fn secure(&self) {
+        let Some(journal) = &self.journal else {
+            return;
+        };
+        let block = |flush: &dyn Fn() -> Result<bool>| blocking(flush);
+        if journal.flush(block).await.is_ok() && journal.failure().is_none() {
+            return;
+        }
+        if let Err(error) = blocking(|| journal.disown()) {
+            tracing::error!(error = error.chain(), "the local disk fails");
         }
     }
 

@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use super::log::{Journal, Log, Mark};
+use super::state::State;
 use crate::error::{Error, ErrorKind, Result};
 
 impl Journal {
@@ -69,6 +70,26 @@ impl Journal {
         Ok(())
     }
 
+    /// Has a journal that has failed forget all that it holds, durably: it is going to be committed, and what of it would be found
+    /// later may be older than that. Nothing where it has been done.
+    ///
+    /// # Errors
+    /// `System`: then the next mount must not find it.
+    pub fn disown(&self) -> Result<()> {
+        let _leading = self.leader.lock();
+        let mut state = self.state.lock();
+        if state.state.is_empty() {
+            return Ok(());
+        }
+        state.change(State::empty).map_err(|e| {
+            let text = format!(
+                "the journal in {} cannot be told that it holds nothing any more: remove it before the disk is mounted again",
+                self.files.location()
+            );
+            Error::new(ErrorKind::System, text).with_source(e)
+        })
+    }
+
     /// Tells those who wait what has become durable. Not before the lead is free for one of them.
     fn tell(&self, outcome: &Result<u64>) {
         self.durable.send_modify(|durable| {
@@ -79,13 +100,7 @@ impl Journal {
     }
 
     fn move_tail(&self, upto: Mark) -> Result<u64> {
-        // Nobody needs those any more.
-        let needed = |log: &mut Log| {
-            log.unsynced
-                .retain(|segment| segment.header.number >= upto.segment);
-        };
-        needed(&mut self.log.lock());
-        // The segment with the tail has to be there after a crash.
+        // The segment with the tail has to be there after a crash, and until the tail has moved, all before it.
         let durable = self.lead()?;
         let moved = self.state.lock().change(|state| {
             state.tail = upto;

@@ -214,8 +214,7 @@ impl Found {
         let mut at = tail.at;
         let mut current = match self.segments.get(&tail.segment) {
             Some(segment) => segment,
-            // A new journal has none, and nothing of it was durable.
-            None if tail.segment == 0 && self.state.state.reaches == 0 => return Ok(replayed),
+            None if self.state.state.is_empty() => return Ok(replayed),
             None => return Err(self.missing(tail.segment)),
         };
         loop {

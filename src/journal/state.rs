@@ -63,6 +63,23 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Whether the log has never begun, or has been given up.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tail.segment == 0 && self.reaches == 0
+    }
+
+    /// Gives the log up. Numbers go on from those that were used.
+    pub(super) fn empty(&mut self) {
+        self.durable = self.durable.max(self.tail.record);
+        self.tail = Mark {
+            segment: 0,
+            at: 0,
+            record: self.tail.record,
+            position: 0,
+        };
+        self.reaches = 0;
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut slot = vec![0; SLOT];
         slot[..16].copy_from_slice(MAGIC);

@@ -27,6 +27,8 @@ struct Inner {
     durable: BTreeMap<String, Arc<Mutex<Content>>>,
     random: StdRng,
     trouble: Trouble,
+    /// So many calls until the power fails; `None`: not by itself.
+    calls_left: Option<u32>,
 }
 
 /// What goes wrong.
@@ -68,8 +70,28 @@ impl LocalDisk {
                 durable: BTreeMap::new(),
                 random: StdRng::seed_from_u64(seed),
                 trouble: Trouble::default(),
+                calls_left: None,
             }),
         })
+    }
+
+    /// Has the power fail at a call: whoever makes it, or any after it, ends there. [`LocalDisk::lose_power`] is to follow.
+    pub fn fail_power_after(&self, calls: u32) {
+        self.inner.lock().calls_left = Some(calls);
+    }
+
+    /// Whether that has happened.
+    pub fn is_without_power(&self) -> bool {
+        self.inner.lock().calls_left == Some(0)
+    }
+
+    fn call(&self) {
+        let left = &mut self.inner.lock().calls_left;
+        *left = left.map(|n| n.saturating_sub(1));
+        if *left == Some(0) {
+            // Not a panic that would be told of: this is what is being tested.
+            std::panic::resume_unwind(Box::new("there is no power"));
+        }
     }
 
     /// The disk as a journal wants it. What is opened from it is cut off by a loss of power.
@@ -86,6 +108,7 @@ impl LocalDisk {
     /// Files that are open have nothing to do with what is there afterwards.
     pub fn lose_power(&self) {
         let inner = &mut *self.inner.lock();
+        inner.calls_left = None;
         let random = &mut inner.random;
         let mut survivors = inner.durable.clone();
         for (name, file) in &inner.files {
@@ -209,6 +232,7 @@ impl LocalFiles for Files {
     }
 
     fn sync_names(&self) -> io::Result<()> {
+        self.0.call();
         let inner = &mut *self.0.inner.lock();
         if inner.trouble.failing_syncs > 0 {
             inner.trouble.failing_syncs -= 1;
@@ -250,6 +274,7 @@ impl LocalFile for OpenFile {
     }
 
     fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
+        self.disk.call();
         if self.disk.inner.lock().trouble.failing_writes {
             return Err(io::Error::other("the disk has failed"));
         }
@@ -271,14 +296,19 @@ impl LocalFile for OpenFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let inner = &mut *self.disk.inner.lock();
-        if inner.trouble.failing_syncs > 0 {
-            inner.trouble.failing_syncs -= 1;
-            return Err(io::Error::other("the disk has failed"));
+        self.disk.call();
+        {
+            let inner = &mut *self.disk.inner.lock();
+            if inner.trouble.failing_syncs > 0 {
+                inner.trouble.failing_syncs -= 1;
+                return Err(io::Error::other("the disk has failed"));
+            }
+            if !inner.trouble.lying {
+                self.content.lock().versions.clear();
+            }
         }
-        if !inner.trouble.lying {
-            self.content.lock().versions.clear();
-        }
+        // Done, but nobody hears of it.
+        self.disk.call();
         Ok(())
     }
 }
