@@ -5,7 +5,7 @@
 //! or zeros where the file did not reach, or was cut off, meanwhile. Never another file's data, never anything older. The size lies
 //! between the smallest and the largest since then. So a file that was made durable and left alone is exactly that.
 //!
-//! ext4 adds one thing, without data=journal: a file that is written on within its last page gets its new size before that page is
+//! ext4 adds one thing: a file that is written on within its last page gets its new size before that page is
 //! written, so the rest of that page may show what an earlier crash had left behind the file's end: an older write of the same
 //! file, which had reached the disk when its size had not. (So it does on any disk; XFS and btrfs write the page first.)
 //!

@@ -16,7 +16,7 @@ use crate::pulse::Pulse;
 use crate::raw::Raw;
 use crate::stamps::{SECTOR, Stamps};
 use crate::support::kinds::Kind;
-use crate::support::real::{Daemon, FileSystem, Loop, Machine, Mount, run, sh};
+use crate::support::real::{Daemon, FileSystem, Loop, Machine, Mount, run, wait_for};
 use crate::tally::Tally;
 use crate::writer::Writer;
 
@@ -58,7 +58,9 @@ pub struct Life<'a> {
 /// What else a file system may be mounted with.
 fn more_options(kind: &Kind, random: &mut SmallRng) -> &'static str {
     let more: &[&str] = match kind.name {
-        "ext4" => &["", ",commit=1", ",discard", ",data=journal"],
+        // Not data=journal: ftruncate zeroes the rest of a page while the kernel writes it to its journal under the checksum of what was
+        // there before (seen with 6.18), and refuses to replay that.
+        "ext4" => &["", ",commit=1", ",discard"],
         "btrfs" => &["", ",commit=1", ",nodiscard", ",compress=zstd"],
         _ => &["", ",discard"],
     };
@@ -85,7 +87,7 @@ impl<'a> Life<'a> {
         let options = format!("{}{}", kind.options, more_options(kind, &mut random));
         let promise = Promise {
             one_moment: kind.name != "btrfs",
-            stale_tail: kind.name == "ext4" && !options.contains("data=journal"),
+            stale_tail: kind.name == "ext4",
         };
         let mut branch = || SmallRng::seed_from_u64(random.random());
         let raw = Raw::new(FILE_SYSTEM, branch(), stamps);
@@ -162,7 +164,16 @@ impl<'a> Life<'a> {
         } else {
             ""
         };
-        sh(&format!("{} {more} {}", self.kind.make, device.device));
+        // mkfs.btrfs looks at all loop devices, and may meet one of another disk here whose daemon has just been killed.
+        let make = format!("{} {more} {}", self.kind.make, device.device);
+        wait_for("a look at all loop devices", || {
+            let made = Command::new("sh").args(["-euc", &make]).output();
+            let made = made.expect("sh runs");
+            let said = String::from_utf8_lossy(&made.stderr).into_owned();
+            let met_another = said.contains("cannot check mount status");
+            assert!(made.status.success() || met_another, "{make}: {said}");
+            !met_another
+        });
         let files = device.mount(&self.files(), &self.options);
         Fio::prepare(&files.directory);
         Copies::prepare(&files.directory);
