@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::history::{Change, Found, Names, Node, parent};
 
+/// How the message begins where a file that was renamed is found under its old and its new name.
+pub const TWO_NAMES: &str = "two names: ";
+
 /// The number of the folder that an entry is in, and its name there.
 type Entry = (u32, String);
 
@@ -118,7 +121,7 @@ impl Entries {
             // Which file it is that is empty, nobody can tell.
             let tells = !matches!(what, Found::File(None, _));
             if tells && let Some(other) = places.insert(*node, entry.clone()) {
-                return Err(format!("{node:?} is both {other:?} and {path}"));
+                return Err(format!("{TWO_NAMES}{node:?} is both {other:?} and {path}"));
             }
             names.insert(path.clone(), *node);
             at.insert(entry, path);

@@ -8,6 +8,8 @@ pub struct Tally {
     /// When the last one was.
     pub last: &'static str,
     pub moments: BTreeMap<&'static str, u32>,
+    /// Disks on which btrfs had a file under its old and its new name.
+    pub two_names: u32,
     /// Kills of machines that keep a journal.
     pub with_journal: u32,
     /// Kills that left blocks of a commit without its record.
@@ -27,6 +29,7 @@ impl Tally {
         }
         self.unfinished += other.unfinished;
         self.with_journal += other.with_journal;
+        self.two_names += other.two_names;
         self.commits += other.commits;
         self.acknowledged += other.acknowledged;
         self.violations.extend(other.violations);
