@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 
+use support::kinds::EXT4;
 use support::real::{can_mount, read_at, run, sh, wait_for, with_directory, write_at};
 use support::{fsx, s3_server};
 
@@ -183,7 +184,7 @@ fn tools_that_care_about_holes_work_on_the_image() {
     sh(&format!("blkdiscard {}", device.device));
     sh(&format!("sync {at}"));
     assert_eq!(blocks(&image), 0, "a discarded device is all holes");
-    sh(&format!("mkfs.ext4 -q {}", device.device));
+    EXT4.make("", &device.device);
     let files = device.mount(&machine.path().join("files"), "noatime");
     sh(&format!(
         "dd if=/dev/urandom of={}/x bs=1M count=20 status=none; sync",

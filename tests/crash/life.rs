@@ -16,7 +16,7 @@ use crate::pulse::Pulse;
 use crate::raw::Raw;
 use crate::stamps::{SECTOR, Stamps};
 use crate::support::kinds::Kind;
-use crate::support::real::{Daemon, FileSystem, Loop, Machine, Mount, run, wait_for};
+use crate::support::real::{Daemon, FileSystem, Loop, Machine, Mount, run};
 use crate::tally::Tally;
 use crate::writer::Writer;
 
@@ -164,16 +164,7 @@ impl<'a> Life<'a> {
         } else {
             ""
         };
-        // mkfs.btrfs looks at all loop devices, and may meet one of another disk here whose daemon has just been killed.
-        let make = format!("{} {more} {}", self.kind.make, device.device);
-        wait_for("a look at all loop devices", || {
-            let made = Command::new("sh").args(["-euc", &make]).output();
-            let made = made.expect("sh runs");
-            let said = String::from_utf8_lossy(&made.stderr).into_owned();
-            let met_another = said.contains("cannot check mount status");
-            assert!(made.status.success() || met_another, "{make}: {said}");
-            !met_another
-        });
+        self.kind.make(more, &device.device);
         let files = device.mount(&self.files(), &self.options);
         Fio::prepare(&files.directory);
         Copies::prepare(&files.directory);

@@ -6,7 +6,7 @@ use rand::RngExt;
 
 use super::{Life, Stage};
 use crate::others::Fio;
-use crate::support::real::{Loop, Mount, sh};
+use crate::support::real::{Loop, Mount};
 
 impl<'a> Life<'a> {
     /// Takes the disk back, and finds an earlier state of everything.
@@ -44,7 +44,7 @@ impl<'a> Life<'a> {
         let daemon = disk.daemon();
         // The first mount replays the journal.
         device.mount(&self.files(), &self.options).umount();
-        sh(&format!("{} {}", self.kind.check, device.device));
+        self.kind.check(&device.device);
         let files = device.mount(&self.files(), &self.options);
         let at = files.directory.clone();
         for writer in &mut self.writers {

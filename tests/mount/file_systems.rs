@@ -17,7 +17,7 @@ fn round_trip(machine: &Machine, url: &str, kind: &Kind, loop_options: &[&str]) 
     machine.run(&["create", url, "--size", "512m", "--label", "round trip"]);
     let disk = machine.mount(url, "disk", &["--commit-interval", "2s"]);
     let device = disk.attach(loop_options);
-    sh(&format!("{} {}", kind.make, device.device));
+    kind.make("", &device.device);
     let mounted = device.mount(&files, kind.options);
     run(Command::new("cp").arg("-a").arg(tree.join(".")).arg(&files));
     sh(&format!("rm -r '{}/folder 3'", files.display()));
@@ -35,7 +35,7 @@ fn round_trip(machine: &Machine, url: &str, kind: &Kind, loop_options: &[&str]) 
     for options in [&["--read-only"][..], &["--list-blocks"]] {
         let disk = machine.mount(url, "again", options);
         let device = disk.attach(loop_options);
-        sh(&format!("{} {}", kind.check, device.device));
+        kind.check(&device.device);
         let read_only = format!("ro,{}", kind.options);
         let mounted = device.mount(&files, &read_only);
         assert_same_tree(&tree, &files);

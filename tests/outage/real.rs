@@ -136,7 +136,7 @@ fn write_through(outage: Outage, seconds: u64) {
     let disk = machine.mount(url, "disk", &options);
     let limit = FILE_SYSTEM.to_string();
     let device = disk.attach(&["--direct-io=on", "--sizelimit", &limit]);
-    sh(&format!("{} {}", EXT4.make, device.device));
+    EXT4.make("", &device.device);
     let at = machine.path().join("files");
     // No flush of the file system's own, see `Progress::quiet`.
     let files = device.mount(&at, "noatime,commit=300");
@@ -214,7 +214,7 @@ fn write_through(outage: Outage, seconds: u64) {
 
     let disk = machine.mount(url, "again", &["--read-only"]);
     let device = disk.attach(&["--direct-io=on", "--sizelimit", &limit]);
-    sh(&format!("{} {}", EXT4.check, device.device));
+    EXT4.check(&device.device);
     let files = device.mount(&at, "ro,noatime");
     for (kind, files) in [
         ("synced", count(&progress.synced)),
