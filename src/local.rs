@@ -41,24 +41,15 @@ impl DirectoryLock {
     /// # Errors
     /// `Busy` where another process has the lock; `System` or `Denied`.
     pub fn take(directory: &Path) -> Result<DirectoryLock> {
-        let path = directory.join("lock");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| failed("open", &path, e))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(DirectoryLock { file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
+        match lock_file(&directory.join("lock"))? {
+            Locked::Ours(file) => Ok(DirectoryLock { file }),
+            Locked::Anothers(_) => Err(Error::new(
                 ErrorKind::Busy,
                 format!(
                     "{} is in use by another process of this machine",
                     directory.display()
                 ),
             )),
-            Err(e) => Err(failed("lock", &path, e.into())),
         }
     }
 }
@@ -107,19 +98,10 @@ impl LocalState {
         let directory = root.join(disk.to_string());
         make_private(&directory)?;
         let path = directory.join("session");
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| failed("open", &path, e))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(busy(&mut lock, disk)),
-            Err(e) => return Err(failed("lock", &path, e.into())),
-        }
+        let mut lock = match lock_file(&path)? {
+            Locked::Ours(lock) => lock,
+            Locked::Anothers(lock) => return Err(busy(lock, disk)),
+        };
         let owner = Owner {
             pid: std::process::id(),
             mountpoint: mountpoint.to_owned(),
@@ -224,6 +206,29 @@ impl Drop for LocalState {
     }
 }
 
+/// A lock file, and who has the lock.
+enum Locked {
+    Ours(File),
+    Anothers(File),
+}
+
+/// Locks a file, which is made where there is none, unless another process has the lock.
+fn lock_file(path: &Path) -> Result<Locked> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| failed("open", path, e))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Locked::Ours(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Locked::Anothers(file)),
+        Err(e) => Err(failed("lock", path, e.into())),
+    }
+}
+
 fn unlock(file: &File) {
     if let Err(error) = flock(file, FlockOperation::Unlock) {
         tracing::debug!(%error, "the lock goes with the last who has the file");
@@ -250,7 +255,7 @@ fn read_sessions(path: &Path) -> Vec<PastSession> {
     }
 }
 
-fn busy(lock: &mut File, disk: Uuid) -> Error {
+fn busy(mut lock: File, disk: Uuid) -> Error {
     let mut text = Vec::new();
     let owner = lock
         .read_to_end(&mut text)

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::files::{LocalFile, LocalFiles};
-use super::log::{Journal, Log, Mark, begin_segment, segment_name};
+use super::log::{Journal, Log, Mark, begin_segment, unused_name};
 use super::record::{HEADER_BYTES, Kind, Record, aligned, may_be_header};
 use super::segment::{Place, Segment, SegmentHeader};
 use super::state::{MOST_SESSIONS, NAME, Owner, STATE_BYTES, State, StateFile};
@@ -16,7 +16,7 @@ const LEAST_SEGMENTS: u64 = 4;
 /// Every opening begins its records at a multiple of this.
 const NUMBERS_OF_ONE_OPENING: u64 = 1 << 40;
 /// Files without content that a journal begins with at least: one is written to while the content of the other is committed.
-const SPARES: usize = 2;
+const SPARES_TO_BEGIN: usize = 2;
 /// What is read at a time where a damaged part is searched.
 const SEARCH_BYTES: usize = 1 << 20;
 
@@ -240,7 +240,7 @@ impl Found {
     /// # Errors
     /// `Full`, `System`.
     pub fn reserve(&mut self) -> Result<()> {
-        while self.others.len() < SPARES {
+        while self.others.len() < SPARES_TO_BEGIN {
             let made = self.make_file();
             let file = made.map_err(|e| failed(&self.files, "make a file of", e))?;
             self.others.push(file);
@@ -250,10 +250,7 @@ impl Found {
 
     fn make_file(&self) -> io::Result<(String, Arc<dyn LocalFile>)> {
         let names = self.files.names()?;
-        let free = (0..=names.len())
-            .map(segment_name)
-            .find(|n| !names.contains(n));
-        let name = free.unwrap_or_else(|| segment_name(names.len()));
+        let name = unused_name(names.iter().map(String::as_str).collect());
         let file = self.files.create(&name, self.state.state.segment_bytes)?;
         Ok((name, file))
     }
@@ -308,7 +305,7 @@ impl Found {
         }
         let most = limit_bytes.max(LEAST_SEGMENTS * bytes) / bytes;
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        while spare.len() > SPARES && older.len() + spare.len() > most {
+        while spare.len() > SPARES_TO_BEGIN && older.len() + spare.len() > most {
             if let Some((name, _)) = spare.pop() {
                 self.files.remove(&name)?;
             }

@@ -1,6 +1,6 @@
 //! The open journal: appending records, and giving their space back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -21,8 +21,8 @@ const LEAST: u64 = (HEADER_BYTES + SECTOR) as u64;
 /// The most that is lost of a segment to its header and to a record that does not fit.
 const LOST: u64 = 2 * HEADER_BYTES as u64 + LEAST;
 
-/// How many files stay when the journal shrinks.
-const SPARES: usize = 3;
+/// How many files wait for their turn when the journal has shrunk.
+const SPARES_KEPT: usize = 3;
 
 const PADDING: [u8; HEADER_BYTES] = [0; HEADER_BYTES];
 
@@ -200,7 +200,7 @@ impl Journal {
     pub(super) fn surplus(&self) -> Vec<String> {
         let log = &mut *self.log.lock();
         gather_free(log);
-        let kept = SPARES.min(log.spare.len());
+        let kept = SPARES_KEPT.min(log.spare.len());
         let surplus = log.spare.split_off(kept);
         surplus.into_iter().map(|(name, _)| name).collect()
     }
@@ -242,14 +242,10 @@ impl Journal {
     }
 
     fn make_file(&self, log: &mut Log) -> io::Result<(String, Arc<dyn LocalFile>)> {
-        let taken = |name: &str| {
-            let spares = log.spare.iter().map(|(name, _)| name);
-            let segments = log.older.iter().map(|s| &s.name);
-            let mut all = spares.chain(segments).chain([&log.active.name]);
-            all.any(|other| other == name)
-        };
-        let name = (0..=self.most).map(segment_name).find(|n| !taken(n));
-        let name = name.unwrap_or_else(|| segment_name(self.most + 1));
+        let spares = log.spare.iter().map(|(name, _)| name.as_str());
+        let segments = log.older.iter().map(|s| s.name.as_str());
+        let names = spares.chain(segments).chain([log.active.name.as_str()]);
+        let name = unused_name(names.collect());
         let file = self.files.create(&name, self.segment_bytes)?;
         log.names_unsynced = true;
         Ok((name, file))
@@ -380,8 +376,16 @@ pub(super) fn begin_segment(
 }
 
 /// The name of the n-th segment file. Which segment it holds at the time, its header says.
-pub(super) fn segment_name(n: usize) -> String {
+fn segment_name(n: usize) -> String {
     format!("segment-{n:05}")
+}
+
+/// The first name for a segment file that is not among these.
+pub(super) fn unused_name(names: BTreeSet<&str>) -> String {
+    // So many names cannot take all of one more.
+    let mut free = (0..=names.len()).map(segment_name);
+    free.find(|name| !names.contains(name.as_str()))
+        .unwrap_or_else(|| segment_name(names.len()))
 }
 
 /// Writes what is planned to the active segment.
