@@ -138,7 +138,18 @@ fn run(seed: u64, rounds: usize) {
                     flush(&journal);
                     flushed = log.len();
                 }
-                16..18 => marks.push((log.len(), journal.end())),
+                16 => {
+                    if random.random_bool(0.1) {
+                        disk.fail_power_after(random.random_range(1..20));
+                    }
+                    let made = catch_unwind(AssertUnwindSafe(|| journal.make_ready()));
+                    if disk.is_without_power() {
+                        break;
+                    }
+                    made.expect("has power").expect("makes files ready");
+                    disk.fail_power_after(u32::MAX);
+                }
+                17 => marks.push((log.len(), journal.end())),
                 _ => {
                     if !marks.is_empty() {
                         let (count, mark) = marks.remove(random.random_range(0..marks.len()));
@@ -467,6 +478,20 @@ struct GatedFile {
     gate: Arc<Gate>,
 }
 
+impl Gate {
+    /// An open one; with it, who has arrived at it and what lets one go on.
+    fn new() -> (Arc<Gate>, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (arrived, arrivals) = mpsc::channel();
+        let (go, going) = mpsc::channel();
+        let gate = Gate {
+            closed: AtomicBool::new(false),
+            arrived,
+            go: Mutex::new(going),
+        };
+        (Arc::new(gate), arrivals, go)
+    }
+}
+
 impl Gated {
     fn wrap(&self, file: Arc<dyn LocalFile>) -> Arc<dyn LocalFile> {
         let gate = Arc::clone(&self.gate);
@@ -524,14 +549,8 @@ impl LocalFile for GatedFile {
 
 #[test]
 fn a_flush_that_comes_while_another_runs_waits_for_the_next() {
-    let (arrived, arrivals) = mpsc::channel();
-    let (go, going) = mpsc::channel();
+    let (gate, arrivals, go) = Gate::new();
     let (tried, tries) = mpsc::channel();
-    let gate = Arc::new(Gate {
-        closed: AtomicBool::new(false),
-        arrived,
-        go: Mutex::new(going),
-    });
     let files: Arc<dyn LocalFiles> = Arc::new(Gated {
         files: LocalDisk::new(0).files(),
         gate: Arc::clone(&gate),
@@ -572,6 +591,102 @@ fn a_flush_that_comes_while_another_runs_waits_for_the_next() {
     gate.closed.store(false, Ordering::SeqCst);
     go.send(()).expect("goes on");
     runtime.block_on(second).expect("ends").expect("flushes");
+}
+
+#[test]
+fn after_many_flushes_the_next_files_are_written_ahead_and_durable() {
+    let disk = LocalDisk::new(0);
+    let journal = fresh(&disk);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("runtime");
+    let wanted = |journal: &Journal| {
+        let wants = std::pin::pin!(journal.wants_ready());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        runtime.block_on(async { wants.poll(&mut context).is_ready() })
+    };
+    for _ in 0..63 {
+        append(&journal, 0, &[1; 10]);
+        flush(&journal);
+    }
+    assert!(!wanted(&journal));
+    append(&journal, 0, &[1; 10]);
+    flush(&journal);
+    assert!(wanted(&journal));
+    let written = |name: &str| disk.durable_bytes(name) == SEGMENT;
+    let segments = |disk: &LocalDisk| -> Vec<String> {
+        let names = disk.names().into_iter();
+        names.filter(|n| n.starts_with("segment")).collect()
+    };
+    journal.make_ready().expect("makes files ready");
+    let names = segments(&disk);
+    assert_eq!(names.iter().filter(|n| written(n)).count(), 2, "{names:?}");
+    journal.make_ready().expect("nothing to do");
+    assert_eq!(segments(&disk), names);
+    // They are what records go into next.
+    for _ in 0..2 {
+        append(&journal, 0, &[2; 16_000]);
+    }
+    assert_eq!(segments(&disk), names);
+    // What is half full reuses its files.
+    for _ in 0..4 {
+        append(&journal, 0, &[3; 16_000]);
+    }
+    let names = segments(&disk);
+    journal.make_ready().expect("nothing to do");
+    assert_eq!(segments(&disk), names);
+    journal.stop_making_ready();
+    journal.release(journal.end()).expect("releases");
+    journal.make_ready().expect("nothing to do");
+}
+
+#[test]
+fn a_file_that_is_being_made_ready_takes_no_records() {
+    let (gate, arrivals, go) = Gate::new();
+    let disk = LocalDisk::new(0);
+    let files: Arc<dyn LocalFiles> = Arc::new(Gated {
+        files: disk.files(),
+        gate: Arc::clone(&gate),
+    });
+    // Larger than what is written of it at a time.
+    let segment = 1 << 19;
+    let found = Found::create(&files, OWNER, 1, segment).expect("creates");
+    let journal = found.begin(None, 1, 8 * segment).expect("begins");
+    let soon = Duration::from_secs(20);
+    gate.closed.store(true, Ordering::SeqCst);
+    let keeper = std::thread::spawn({
+        let journal = Arc::clone(&journal);
+        move || journal.make_ready()
+    });
+    // The first file, in two parts, and the first part of the second.
+    for _ in 0..2 {
+        arrivals.recv_timeout(soon).expect("zeros are written");
+        go.send(()).expect("goes on");
+    }
+    arrivals.recv_timeout(soon).expect("zeros are written");
+    let mut all: Vec<Said> = (0..5)
+        .flat_map(|n| append(&journal, n * 160_000, &[n as u8 + 1; 160_000]))
+        .collect();
+    gate.closed.store(false, Ordering::SeqCst);
+    go.send(()).expect("goes on");
+    keeper.join().expect("ends").expect("made ready");
+    all.extend(append(&journal, 0, &[9; 160_000]));
+    flush(&journal);
+    disk.lose_power();
+    let (_, found) = replay(&look(&disk.files()).expect("is sound")).expect("replays");
+    assert_eq!(found, all);
+}
+
+#[test]
+fn a_journal_that_cannot_be_made_ready_has_failed() {
+    let disk = LocalDisk::new(0);
+    let journal = fresh(&disk);
+    disk.set_trouble(Trouble {
+        failing_syncs: 1,
+        ..Trouble::default()
+    });
+    journal.make_ready().expect_err("fails");
+    assert!(journal.failure().is_some());
 }
 
 #[test]

@@ -32,7 +32,7 @@ use super::DiskConfig;
 use super::epoch::Epoch;
 use super::pace::{Fill, Pace};
 use super::reader::Reader;
-use super::sealed::{Sealed, shared_error};
+use super::sealed::{Sealed, blocking, shared_error};
 
 mod committer;
 
@@ -348,6 +348,17 @@ impl WriteBack {
             _ => false,
         };
         state.open.cost() >= self.config.max_dirty_bytes / 4 || in_journal()
+    }
+}
+
+/// Makes the journal's files ready ahead while there are many flushes, until it fails.
+pub(super) async fn keep_ready(journal: Arc<Journal>) {
+    loop {
+        journal.wants_ready().await;
+        // It says so itself where it fails.
+        if blocking(|| journal.make_ready()).is_err() {
+            return;
+        }
     }
 }
 

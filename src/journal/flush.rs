@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use super::log::{Journal, Log, Mark};
+use super::space::MANY_FLUSHES;
 use super::state::State;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -142,8 +143,13 @@ impl Journal {
                 end,
                 unsynced,
                 names_unsynced,
+                flushes,
                 ..
             } = &mut *log;
+            *flushes += 1;
+            if *flushes == MANY_FLUSHES {
+                self.ahead.notify_one();
+            }
             (
                 end.record,
                 end.segment,

@@ -5,9 +5,10 @@ use std::io;
 use std::sync::Arc;
 
 use super::files::{LocalFile, LocalFiles};
-use super::log::{Journal, Log, Mark, begin_segment, unused_name};
+use super::log::{Journal, Log, Mark, begin_segment};
 use super::record::{HEADER_BYTES, Kind, Record, aligned, may_be_header};
 use super::segment::{Place, Segment, SegmentHeader};
+use super::space::{Spare, unused_name};
 use super::state::{MOST_SESSIONS, NAME, Owner, STATE_BYTES, State, StateFile};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -346,10 +347,14 @@ impl Found {
             end: begin,
             active,
             older,
-            spare,
+            spare: spare
+                .into_iter()
+                .map(|(name, file)| Spare::new(name, file, false))
+                .collect(),
             tail,
             unsynced: Vec::new(),
             names_unsynced: false,
+            flushes: 0,
         };
         let state = self.state.clone();
         Ok(Arc::new(Journal::new(

@@ -1,28 +1,24 @@
-//! The open journal: appending records, and giving their space back.
+//! The open journal: appending records.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::files::{LocalFile, LocalFiles};
 use super::record::{HEADER_BYTES, Kind, Record, aligned, check};
 use super::segment::{Place, Segment, SegmentHeader};
+use super::space::Spare;
 use super::state::StateFile;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a write is cut at where a segment ends.
 const SECTOR: usize = 512;
 /// The least that is left of a segment for another record to go into it.
-const LEAST: u64 = (HEADER_BYTES + SECTOR) as u64;
-/// The most that is lost of a segment to its header and to a record that does not fit.
-const LOST: u64 = 2 * HEADER_BYTES as u64 + LEAST;
-
-/// How many files wait for their turn when the journal has shrunk.
-const SPARES_KEPT: usize = 3;
+pub(super) const LEAST: u64 = (HEADER_BYTES + SECTOR) as u64;
 
 const PADDING: [u8; HEADER_BYTES] = [0; HEADER_BYTES];
 
@@ -72,9 +68,9 @@ pub enum AppendError {
 pub struct Journal {
     pub(super) files: Arc<dyn LocalFiles>,
     id: u128,
-    segment_bytes: u64,
+    pub(super) segment_bytes: u64,
     /// The most segments.
-    most: usize,
+    pub(super) most: usize,
     pub(super) log: Mutex<Log>,
     pub(super) state: Mutex<StateFile>,
     /// The number of the next record.
@@ -83,6 +79,10 @@ pub struct Journal {
     pub(super) durable: watch::Sender<u64>,
     /// Held by whoever makes records durable for all.
     pub(super) leader: Mutex<()>,
+    /// Files should be made ready ahead.
+    pub(super) ahead: Notify,
+    /// That is over; held while zeros are written.
+    pub(super) no_more_zeros: Mutex<bool>,
     failed: OnceLock<String>,
 }
 
@@ -92,12 +92,14 @@ pub(super) struct Log {
     pub(super) active: Arc<Segment>,
     /// Before the active one, ascending.
     pub(super) older: VecDeque<Arc<Segment>>,
-    /// Files to write anew.
-    pub(super) spare: Vec<(String, Arc<dyn LocalFile>)>,
+    /// Files to write anew; the last one is taken first.
+    pub(super) spare: Vec<Spare>,
     pub(super) tail: Mark,
     /// What was written to since it was last made durable.
     pub(super) unsynced: Vec<Arc<Segment>>,
     pub(super) names_unsynced: bool,
+    /// How often the active segment was made durable.
+    pub(super) flushes: u32,
 }
 
 /// A record that is about to be written.
@@ -120,6 +122,8 @@ impl Journal {
             log: Mutex::new(log),
             state: Mutex::new(state),
             leader: Mutex::new(()),
+            ahead: Notify::new(),
+            no_more_zeros: Mutex::new(false),
             failed: OnceLock::new(),
         }
     }
@@ -194,61 +198,6 @@ impl Journal {
             );
         }
         Error::new(ErrorKind::System, text)
-    }
-
-    /// Takes out the files that are not needed and more than are worth keeping for what comes next; answers their names.
-    pub(super) fn surplus(&self) -> Vec<String> {
-        let log = &mut *self.log.lock();
-        gather_free(log);
-        let kept = SPARES_KEPT.min(log.spare.len());
-        let surplus = log.spare.split_off(kept);
-        surplus.into_iter().map(|(name, _)| name).collect()
-    }
-
-    /// Sees to it that records with payloads of these sizes can be appended, each after the other, without anything being waited for.
-    fn make_room(
-        &self,
-        log: &mut Log,
-        sizes: impl Iterator<Item = u64>,
-    ) -> Result<(), AppendError> {
-        if let Some(failure) = self.failure() {
-            return Err(AppendError::Failed(failure));
-        }
-        let needed: u64 = sizes.map(|len| aligned(len) + HEADER_BYTES as u64).sum();
-        let here = (self.segment_bytes - log.end.at).saturating_sub(LEAST);
-        let beyond = needed.saturating_sub(here);
-        let segments =
-            usize::try_from(beyond.div_ceil(self.segment_bytes - LOST)).unwrap_or(usize::MAX);
-        if segments > log.spare.len() {
-            self.gather_spares(log, segments)?;
-        }
-        Ok(())
-    }
-
-    fn gather_spares(&self, log: &mut Log, wanted: usize) -> Result<(), AppendError> {
-        gather_free(log);
-        while log.spare.len() < wanted {
-            let made = log.older.len() + 1 + log.spare.len();
-            if made >= self.most {
-                return Err(AppendError::Full);
-            }
-            match self.make_file(log) {
-                Ok(file) => log.spare.push(file),
-                Err(e) if is_full(&e) => return Err(AppendError::Full),
-                Err(e) => return Err(AppendError::Failed(self.fail("make a file of", e))),
-            }
-        }
-        Ok(())
-    }
-
-    fn make_file(&self, log: &mut Log) -> io::Result<(String, Arc<dyn LocalFile>)> {
-        let spares = log.spare.iter().map(|(name, _)| name.as_str());
-        let segments = log.older.iter().map(|s| s.name.as_str());
-        let names = spares.chain(segments).chain([log.active.name.as_str()]);
-        let name = unused_name(names.collect());
-        let file = self.files.create(&name, self.segment_bytes)?;
-        log.names_unsynced = true;
-        Ok((name, file))
     }
 
     fn append_writes(&self, log: &mut Log, writes: &[(u64, &[u8])]) -> io::Result<Vec<Placed>> {
@@ -332,35 +281,23 @@ impl Journal {
 
     /// Goes on in a spare segment.
     fn advance(&self, log: &mut Log) -> io::Result<()> {
-        let spare = log.spare.pop();
-        let (name, file) = spare.ok_or_else(|| io::Error::other("no segment was kept ready"))?;
+        let spare = log.take_spare();
+        let spare = spare.ok_or_else(|| io::Error::other("no segment was kept for this"))?;
         let header = SegmentHeader {
             number: log.active.header.number + 1,
             previous: log.active.header.number,
             first: log.end.record,
             previous_end: log.end.record,
         };
-        let segment = begin_segment(header, name, file, self.id, self.segment_bytes)?;
+        let segment = begin_segment(header, spare.name, spare.file, self.id, self.segment_bytes)?;
         log.older
             .push_back(std::mem::replace(&mut log.active, Arc::clone(&segment)));
         log.unsynced.push(segment);
         log.end.segment = header.number;
         log.end.at = HEADER_BYTES as u64;
+        log.flushes = 0;
         Ok(())
     }
-}
-
-/// Moves the segments that are released, and that nobody reads from, to those that may be written anew.
-fn gather_free(log: &mut Log) {
-    let (tail, spare) = (log.tail.segment, &mut log.spare);
-    log.older.retain(|segment| {
-        // Nobody else can come to refer to it: places are made from the active segment and from other places only.
-        let free = segment.header.number < tail && Arc::strong_count(segment) == 1;
-        if free {
-            spare.push((segment.name.clone(), Arc::clone(&segment.file)));
-        }
-        !free
-    });
 }
 
 /// Writes a segment's header; not durable when it returns.
@@ -373,19 +310,6 @@ pub(super) fn begin_segment(
 ) -> io::Result<Arc<Segment>> {
     file.write_at(&[&header.encode(journal)], 0)?;
     Ok(Segment::new(header, name, file, journal, bytes))
-}
-
-/// The name of the n-th segment file. Which segment it holds at the time, its header says.
-fn segment_name(n: usize) -> String {
-    format!("segment-{n:05}")
-}
-
-/// The first name for a segment file that is not among these.
-pub(super) fn unused_name(names: BTreeSet<&str>) -> String {
-    // So many names cannot take all of one more.
-    let mut free = (0..=names.len()).map(segment_name);
-    free.find(|name| !names.contains(name.as_str()))
-        .unwrap_or_else(|| segment_name(names.len()))
 }
 
 /// Writes what is planned to the active segment.
@@ -408,12 +332,4 @@ fn write_out(log: &mut Log, planned: &mut Vec<Planned<'_>>) -> io::Result<()> {
     }
     planned.clear();
     Ok(())
-}
-
-/// Whether there is no space left, which may change.
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
 }

@@ -21,7 +21,7 @@
 //! durable, then it is not torn but lost, and the journal is *damaged*: nothing of it is applied, and nothing removed.
 //!
 //! **Space.** [`Journal::release`] moves the tail, durably, and only then may a segment before it be written anew. Its records check
-//! out under its new number no more.
+//! out under its new number no more. Where flushes are many, new files are written to ahead, which makes flushes quicker.
 //!
 //! **Errors.** Of a failed `fdatasync` nobody knows what it has lost, so it is never tried again: the journal is *failed* from then
 //! on, takes no more records and flushes nothing. What it holds stays readable as far as it is sound.
@@ -35,6 +35,7 @@ mod found;
 mod log;
 mod record;
 mod segment;
+mod space;
 mod state;
 
 pub use directory::Directory;

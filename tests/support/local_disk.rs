@@ -149,6 +149,14 @@ impl LocalDisk {
         (0..pages).flat_map(|number| file.page(number)).collect()
     }
 
+    /// How many bytes of a file, in whole pages, were written and are durable.
+    pub fn durable_bytes(&self, name: &str) -> u64 {
+        let inner = self.inner.lock();
+        let file = inner.files[name].lock();
+        let durable = |page: &&u64| !file.versions.contains_key(page);
+        PAGE * file.pages.keys().filter(durable).count() as u64
+    }
+
     /// The names of the files, ascending.
     pub fn names(&self) -> Vec<String> {
         self.inner.lock().files.keys().cloned().collect()
