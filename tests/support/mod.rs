@@ -22,4 +22,5 @@ pub mod object_contract;
 pub mod pause;
 pub mod real;
 pub mod s3_server;
+pub mod s3_service;
 pub mod volume;

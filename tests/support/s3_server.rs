@@ -4,29 +4,18 @@
 //! its standard input ends, so it never outlives the tests.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 
 use bucketdisk::object::{Connection, Environment};
-use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
 use rustix::process::{Pid, Signal, kill_process};
-use s3s::auth::SimpleAuth;
-use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
 
 use super::real::Machine;
+use super::s3_service::{self, Pace};
 
-/// The access key that the server knows.
-pub const ACCESS_KEY: &str = "AKIDBUCKETDISKTEST";
-/// Its secret.
-pub const SECRET_KEY: &str = "not-so-secret-0123456789";
+pub use super::s3_service::{ACCESS_KEY, SECRET_KEY};
 
 const DATA_DIR: &str = "BUCKETDISK_TEST_S3_DATA";
 const PORT: &str = "BUCKETDISK_TEST_S3_PORT";
@@ -179,50 +168,12 @@ pub fn serve_if_asked() {
     });
     tokio::runtime::Runtime::new()
         .expect("runtime")
-        .block_on(serve(Path::new(&data), port));
-}
-
-async fn serve(data: &Path, port: u16) {
-    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(data).expect("data directory"));
-    builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-    let service = Arc::new(OneConditionalPut {
-        service: builder.build(),
-        lane: tokio::sync::Mutex::new(()),
-    });
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let listener = tokio::net::TcpListener::bind(address).await.expect("port");
-    let port = listener.local_addr().expect("address").port();
-    println!("\n{LISTENING}{port}");
-    loop {
-        let (socket, _) = listener.accept().await.expect("connection");
-        // without this every answer waits for the client's delayed acknowledgement
-        socket.set_nodelay(true).expect("socket option");
-        let service = Arc::clone(&service);
-        tokio::spawn(async move {
-            let respond = service_fn(move |request| {
-                let service = Arc::clone(&service);
-                async move { Ok::<_, Infallible>(service.respond(request).await) }
-            });
-            let server = Builder::new(TokioExecutor::new());
-            let _ = server.serve_connection(TokioIo::new(socket), respond).await;
-        });
-    }
-}
-
-/// s3s-fs looks and then writes; taking one conditional request at a time makes that the atomic step that S3 has.
-struct OneConditionalPut {
-    service: S3Service,
-    lane: tokio::sync::Mutex<()>,
-}
-
-impl OneConditionalPut {
-    async fn respond(&self, request: hyper::Request<Incoming>) -> s3s::HttpResponse {
-        let _lane = match request.headers().contains_key("if-none-match") {
-            true => Some(self.lane.lock().await),
-            false => None,
-        };
-        Service::call(&self.service, request)
-            .await
-            .expect("s3s answers errors as responses")
-    }
+        .block_on(s3_service::serve(
+            Path::new(&data),
+            port,
+            Pace::default(),
+            |port| {
+                println!("\n{LISTENING}{port}");
+            },
+        ));
 }
