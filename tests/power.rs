@@ -7,13 +7,16 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bucketdisk::block::Geometry;
 use bucketdisk::disk::{Disk, DiskConfig, FlushTo, Kept, Recovered};
 use bucketdisk::journal::{Found, Owner};
 use bucketdisk::object::ObjectClient;
+use bucketdisk::store::BlockStore;
 use bucketdisk::store::versioned::SessionId;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use support::in_place::{Blocks, InPlace};
 use support::local_disk::{LocalDisk, Trouble};
 use support::memory::Bucket;
 use support::volume::{self, content};
@@ -24,9 +27,16 @@ const SEGMENT: u64 = 64 << 10;
 /// Nothing here takes a minute of the paused clock.
 const FOR_EVER: Duration = Duration::from_secs(60);
 
+/// What the disk is kept in.
+enum Layout {
+    Versioned(Arc<dyn ObjectClient>),
+    /// Whose commits a crash leaves half done.
+    InPlace(Arc<Blocks>),
+}
+
 /// A machine with a bucket somewhere.
 struct Machine {
-    client: Arc<dyn ObjectClient>,
+    layout: Layout,
     local: Arc<LocalDisk>,
     last: Option<SessionId>,
     config: DiskConfig,
@@ -36,8 +46,12 @@ impl Machine {
     async fn new(seed: u64) -> Machine {
         let client: Arc<dyn ObjectClient> = Arc::new(Bucket::new());
         volume::create(&client, DISK_BYTES, BLOCK).await;
+        Machine::with(seed, Layout::Versioned(client))
+    }
+
+    fn with(seed: u64, layout: Layout) -> Machine {
         Machine {
-            client,
+            layout,
             local: LocalDisk::new(seed),
             last: None,
             config: DiskConfig {
@@ -59,11 +73,20 @@ impl Machine {
             Some(found) => found,
             None => Found::create(&files, owner, rand::random(), SEGMENT).expect("creates"),
         };
-        let mut options = volume::options();
-        options.own_dead_sessions = self.last.into_iter().collect();
-        self.last = Some(options.session);
-        let store = volume::mount(&self.client, options).await.expect("mounts");
-        let mut recovered = Recovered::new(bucketdisk::store::BlockStore::geometry(&*store));
+        let store: Arc<dyn BlockStore> = match &self.layout {
+            Layout::Versioned(client) => {
+                let mut options = volume::options();
+                options.own_dead_sessions = self.last.into_iter().collect();
+                self.last = Some(options.session);
+                volume::mount(client, options).await.expect("mounts")
+            }
+            Layout::InPlace(blocks) => Arc::new(InPlace {
+                blocks: Arc::clone(blocks),
+                geometry: Geometry::new(DISK_BYTES, BLOCK).expect("a valid geometry"),
+                machine: Arc::clone(&self.local),
+            }),
+        };
+        let mut recovered = Recovered::new(store.geometry());
         let replayed = found
             .replay(&mut |entry| recovered.take(entry))
             .expect("is sound");
@@ -162,9 +185,12 @@ async fn some_time(random: &mut StdRng) {
 }
 
 /// Random writes, discards, flushes and commits, then a crash, over and over.
-async fn run(seed: u64, lives: usize) {
+async fn run(seed: u64, lives: usize, in_place: bool) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut machine = Machine::new(random.random()).await;
+    let mut machine = match in_place {
+        false => Machine::new(random.random()).await,
+        true => Machine::with(random.random(), Layout::InPlace(Blocks::new(seed))),
+    };
     // The disk after each change since the last crash, and which of them the last flush covers.
     let mut history = vec![vec![0u8; DISK_BYTES as usize]];
     let mut flushed = 0;
@@ -204,9 +230,10 @@ async fn run(seed: u64, lives: usize) {
             begun.push(made.abort_handle());
             let made = tokio::time::timeout(FOR_EVER, made).await;
             match made {
+                // Whoever was told anything after that was told by nobody.
+                _ if machine.local.is_without_power() => break,
                 Ok(Ok(())) if after == After::Durable => flushed = history.len() - 1,
                 Ok(Ok(())) => {}
-                _ if machine.local.is_without_power() => break,
                 other => panic!("seed {seed} life {life}: {other:?}"),
             }
             if random.random_bool(0.1) && !machine.local.is_without_power() {
@@ -255,12 +282,22 @@ fn in_runtime(work: impl Future<Output = ()>) {
 
 #[test]
 fn after_a_crash_the_disk_is_as_it_was_after_some_write_and_has_all_that_was_flushed() {
+    lives_of_many_machines(false);
+}
+
+/// The journal holds all of a commit that was left half done.
+#[test]
+fn so_it_is_where_commits_are_not_atomic() {
+    lives_of_many_machines(true);
+}
+
+fn lives_of_many_machines(in_place: bool) {
     for seed in 0..150 {
-        in_runtime(run(seed, 6));
+        in_runtime(run(seed, 6, in_place));
     }
     let seed = rand::random();
     println!("seed {seed}");
-    in_runtime(run(seed, 100));
+    in_runtime(run(seed, 100, in_place));
 }
 
 #[test]

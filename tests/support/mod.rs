@@ -14,6 +14,7 @@ pub mod block_store_contract;
 pub mod canned_http;
 pub mod fault;
 pub mod fsx;
+pub mod in_place;
 pub mod kinds;
 pub mod local_disk;
 pub mod log;
