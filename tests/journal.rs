@@ -79,6 +79,16 @@ fn flush(journal: &Journal) {
     );
 }
 
+/// Flushes so often that flushes are many; answers what it appended for that.
+fn flush_often(journal: &Journal) -> Vec<Said> {
+    let flushed = (0..64).flat_map(|_| {
+        let said = append(journal, 0, &[1; 10]);
+        flush(journal);
+        said
+    });
+    flushed.collect()
+}
+
 /// Random appends, flushes and releases, and a crash, over and over. What is found has to be what was appended, from the tail on, in
 /// order, up to some record not before the last that was flushed.
 fn run(seed: u64, rounds: usize) {
@@ -139,10 +149,14 @@ fn run(seed: u64, rounds: usize) {
                     flushed = log.len();
                 }
                 16 => {
+                    if random.random_bool(0.2) && journal.used_bytes() < LIMIT / 4 {
+                        log.extend(flush_often(&journal));
+                        flushed = log.len();
+                    }
                     if random.random_bool(0.1) {
                         disk.fail_power_after(random.random_range(1..20));
                     }
-                    let made = catch_unwind(AssertUnwindSafe(|| journal.make_ready()));
+                    let made = catch_unwind(AssertUnwindSafe(|| journal.upkeep()));
                     if disk.is_without_power() {
                         break;
                     }
@@ -597,31 +611,18 @@ fn a_flush_that_comes_while_another_runs_waits_for_the_next() {
 fn after_many_flushes_the_next_files_are_written_ahead_and_durable() {
     let disk = LocalDisk::new(0);
     let journal = fresh(&disk);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("runtime");
-    let wanted = |journal: &Journal| {
-        let wants = std::pin::pin!(journal.wants_ready());
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        runtime.block_on(async { wants.poll(&mut context).is_ready() })
-    };
-    for _ in 0..63 {
-        append(&journal, 0, &[1; 10]);
-        flush(&journal);
-    }
-    assert!(!wanted(&journal));
-    append(&journal, 0, &[1; 10]);
-    flush(&journal);
-    assert!(wanted(&journal));
-    let written = |name: &str| disk.durable_bytes(name) == SEGMENT;
     let segments = |disk: &LocalDisk| -> Vec<String> {
         let names = disk.names().into_iter();
         names.filter(|n| n.starts_with("segment")).collect()
     };
-    journal.make_ready().expect("makes files ready");
+    assert!(!wants_upkeep(&journal));
+    flush_often(&journal);
+    assert!(wants_upkeep(&journal));
+    journal.upkeep().expect("makes files ready");
     let names = segments(&disk);
-    assert_eq!(names.iter().filter(|n| written(n)).count(), 2, "{names:?}");
-    journal.make_ready().expect("nothing to do");
+    let written = |name: &&String| disk.durable_bytes(name) == SEGMENT;
+    assert_eq!(names.iter().filter(written).count(), 2, "{names:?}");
+    journal.upkeep().expect("nothing to do");
     assert_eq!(segments(&disk), names);
     // They are what records go into next.
     for _ in 0..2 {
@@ -629,15 +630,39 @@ fn after_many_flushes_the_next_files_are_written_ahead_and_durable() {
     }
     assert_eq!(segments(&disk), names);
     // What is half full reuses its files.
-    for _ in 0..4 {
+    for _ in 0..2 {
         append(&journal, 0, &[3; 16_000]);
     }
+    flush_often(&journal);
     let names = segments(&disk);
-    journal.make_ready().expect("nothing to do");
+    journal.upkeep().expect("nothing to do");
     assert_eq!(segments(&disk), names);
-    journal.stop_making_ready();
     journal.release(journal.end()).expect("releases");
-    journal.make_ready().expect("nothing to do");
+    journal.stop_making_ready();
+    flush_often(&journal);
+    journal.upkeep().expect("nothing to do");
+    assert_eq!(segments(&disk), names);
+}
+
+#[test]
+fn a_burst_is_made_durable_while_it_lasts() {
+    let disk = LocalDisk::new(0);
+    let journal = fresh(&disk);
+    let mut all = append(&journal, 0, &[1; 10_000]);
+    assert!(!wants_upkeep(&journal));
+    all.extend(append(&journal, 10_000, &[2; 10_000]));
+    assert!(wants_upkeep(&journal));
+    journal.upkeep().expect("makes durable");
+    disk.lose_power();
+    let (_, found) = replay(&look(&disk.files()).expect("is sound")).expect("replays");
+    assert_eq!(found, all);
+}
+
+/// Whether there is upkeep to do that was not told of before.
+fn wants_upkeep(journal: &Journal) -> bool {
+    let wants = std::pin::pin!(journal.wants_upkeep());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    wants.poll(&mut context).is_ready()
 }
 
 #[test]
@@ -653,10 +678,11 @@ fn a_file_that_is_being_made_ready_takes_no_records() {
     let found = Found::create(&files, OWNER, 1, segment).expect("creates");
     let journal = found.begin(None, 1, 8 * segment).expect("begins");
     let soon = Duration::from_secs(20);
+    let mut all = flush_often(&journal);
     gate.closed.store(true, Ordering::SeqCst);
     let keeper = std::thread::spawn({
         let journal = Arc::clone(&journal);
-        move || journal.make_ready()
+        move || journal.upkeep()
     });
     // The first file, in two parts, and the first part of the second.
     for _ in 0..2 {
@@ -664,9 +690,9 @@ fn a_file_that_is_being_made_ready_takes_no_records() {
         go.send(()).expect("goes on");
     }
     arrivals.recv_timeout(soon).expect("zeros are written");
-    let mut all: Vec<Said> = (0..5)
-        .flat_map(|n| append(&journal, n * 160_000, &[n as u8 + 1; 160_000]))
-        .collect();
+    for n in 0..5 {
+        all.extend(append(&journal, n * 160_000, &[n as u8 + 1; 160_000]));
+    }
     gate.closed.store(false, Ordering::SeqCst);
     go.send(()).expect("goes on");
     keeper.join().expect("ends").expect("made ready");
@@ -681,11 +707,12 @@ fn a_file_that_is_being_made_ready_takes_no_records() {
 fn a_journal_that_cannot_be_made_ready_has_failed() {
     let disk = LocalDisk::new(0);
     let journal = fresh(&disk);
+    flush_often(&journal);
     disk.set_trouble(Trouble {
         failing_syncs: 1,
         ..Trouble::default()
     });
-    journal.make_ready().expect_err("fails");
+    journal.upkeep().expect_err("fails");
     assert!(journal.failure().is_some());
 }
 

@@ -97,7 +97,7 @@ pub struct Disk {
     config: DiskConfig,
     runtime: Handle,
     committer: Mutex<Option<JoinHandle<()>>>,
-    /// Makes the journal's files ready ahead; aborted at the end.
+    /// Does the journal's upkeep.
     keeper: Option<JoinHandle<()>>,
     read_errors: AtomicU64,
 }
@@ -140,8 +140,8 @@ impl Disk {
         let write_back = WriteBack::new(Arc::clone(&reader), config.clone(), journal, found);
         let write_back = Arc::new(write_back);
         let committer = writable.then(|| runtime.spawn(Arc::clone(&write_back).run()));
-        let keep_ready = |journal| runtime.spawn(write_back::keep_ready(journal));
-        let keeper = write_back.journal.clone().map(keep_ready);
+        let keep_up = |journal| runtime.spawn(write_back::keep_up(journal));
+        let keeper = write_back.journal.clone().map(keep_up);
         Arc::new(Disk {
             reader,
             write_back,

@@ -351,12 +351,12 @@ impl WriteBack {
     }
 }
 
-/// Makes the journal's files ready ahead while there are many flushes, until it fails.
-pub(super) async fn keep_ready(journal: Arc<Journal>) {
+/// Does what the journal has to do beside records and flushes, until it fails.
+pub(super) async fn keep_up(journal: Arc<Journal>) {
     loop {
-        journal.wants_ready().await;
+        journal.wants_upkeep().await;
         // It says so itself where it fails.
-        if blocking(|| journal.make_ready()).is_err() {
+        if blocking(|| journal.upkeep()).is_err() {
             return;
         }
     }

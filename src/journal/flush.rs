@@ -38,6 +38,34 @@ impl Journal {
         outcome.map(|upto| upto >= wanted)
     }
 
+    /// Returns when there is something for [`Journal::upkeep`] to do.
+    pub async fn wants_upkeep(&self) {
+        self.upkeep.notified().await;
+    }
+
+    /// Does what is better done before somebody waits for it: makes durable what has filled a segment, so that a flush after a burst
+    /// finds little left, and writes zeros ahead where flushes are many. Blocks for as long as the local disk takes; appends and
+    /// flushes go on meanwhile.
+    ///
+    /// # Errors
+    /// `System`: the journal has failed, now or earlier.
+    pub fn upkeep(&self) -> Result<()> {
+        let (filled, many_flushes) = {
+            let log = self.log.lock();
+            let active = log.active.header.number;
+            let filled = log.unsynced.iter().any(|s| s.header.number < active);
+            (filled, log.flushes >= MANY_FLUSHES)
+        };
+        if filled {
+            // If somebody else is at it, that does as well.
+            self.flush_now()?;
+        }
+        if many_flushes {
+            self.make_ready()?;
+        }
+        Ok(())
+    }
+
     /// Gives up what lies before a mark; durable when it returns. Answers how many bytes of the log that were. Blocks for as long as the
     /// local disk takes.
     ///
@@ -148,7 +176,7 @@ impl Journal {
             } = &mut *log;
             *flushes += 1;
             if *flushes == MANY_FLUSHES {
-                self.ahead.notify_one();
+                self.upkeep.notify_one();
             }
             (
                 end.record,

@@ -79,9 +79,8 @@ pub struct Journal {
     pub(super) durable: watch::Sender<u64>,
     /// Held by whoever makes records durable for all.
     pub(super) leader: Mutex<()>,
-    /// Files should be made ready ahead.
-    pub(super) ahead: Notify,
-    /// That is over; held while zeros are written.
+    pub(super) upkeep: Notify,
+    /// Files are made ready no more; held while zeros are written.
     pub(super) no_more_zeros: Mutex<bool>,
     failed: OnceLock<String>,
 }
@@ -122,7 +121,7 @@ impl Journal {
             log: Mutex::new(log),
             state: Mutex::new(state),
             leader: Mutex::new(()),
-            ahead: Notify::new(),
+            upkeep: Notify::new(),
             no_more_zeros: Mutex::new(false),
             failed: OnceLock::new(),
         }
@@ -296,6 +295,7 @@ impl Journal {
         log.end.segment = header.number;
         log.end.at = HEADER_BYTES as u64;
         log.flushes = 0;
+        self.upkeep.notify_one();
         Ok(())
     }
 }

@@ -136,17 +136,12 @@ impl Journal {
         surplus
     }
 
-    /// Returns when flushes have become many, and [`Journal::make_ready`] should be called.
-    pub async fn wants_ready(&self) {
-        self.ahead.notified().await;
-    }
-
     /// Writes zeros to the files that records go into next, as far as nothing was ever written to them. Blocks for as long as the local
     /// disk takes; appends and flushes go on meanwhile. Nothing where the journal is half full: then files are reused, not made.
     ///
     /// # Errors
     /// `System`: the journal has failed, now or earlier.
-    pub fn make_ready(&self) -> Result<()> {
+    pub(super) fn make_ready(&self) -> Result<()> {
         while let Some((name, file)) = self.next_to_make_ready()? {
             let written = self.fill_with_zeros(&*file);
             let log = &mut *self.log.lock();
@@ -164,7 +159,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Ends [`Journal::make_ready`] for good: once this has returned, nothing but records is written any more.
+    /// Has [`Journal::upkeep`] write no zeros any more, for good: once this has returned, nothing but records is written any more.
     pub fn stop_making_ready(&self) {
         *self.no_more_zeros.lock() = true;
     }
