@@ -28,17 +28,27 @@ impl Kind {
         self.run(&format!("{} {device}", self.check));
     }
 
-    /// The programs of btrfs look at every btrfs that is mounted, and give up where one is on an image whose daemon is dead: that of
-    /// another test, say. So they are shown none.
     fn run(&self, line: &str) {
         match self.name {
-            "btrfs" => sh(&format!(
-                "unshare --mount sh -euc 'umount --all --lazy --types btrfs; {line}'"
-            )),
+            "btrfs" => sh(&format!("line='{line}'\n{SEEING_NO_MOUNTS}")),
             _ => sh(line),
         };
     }
 }
+
+/// The programs of btrfs look at every btrfs that is mounted, and give up where one is on an image whose daemon is dead: that of
+/// another test, say. So they run in a root of their own, where none is. (A mount namespace of their own would keep every other
+/// file system mounted for as long as they run, though it was unmounted meanwhile.)
+const SEEING_NO_MOUNTS: &str = r#"
+root=$(mktemp -d)
+trap 'umount --lazy "$root"/dev "$root"/proc "$root"/sys "$root"/usr; rm "$root"/bin "$root"/lib* "$root"/sbin; rmdir "$root"/* "$root"' EXIT
+for name in dev proc sys usr; do
+    mkdir "$root/$name"
+    mount --bind "/$name" "$root/$name"
+done
+cp -P /bin /lib* /sbin "$root"
+chroot "$root" sh -euc "$line"
+"#;
 
 pub const EXT4: Kind = Kind {
     name: "ext4",
