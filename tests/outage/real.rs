@@ -105,12 +105,14 @@ fn name(files: &Path, kind: &str, number: u64) -> PathBuf {
     files.join(format!("{kind}-{number}"))
 }
 
-/// Where the test fails, kills the daemon: writers that wait for it would never end.
-struct EndsWriters<'a>(&'a Daemon);
+/// Where the test fails, kills the daemon and stops the writers: those that wait for either would never end.
+struct EndsWriters<'a>(&'a Daemon, &'a Progress);
 
 impl Drop for EndsWriters<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            self.1.stopped.store(true, Ordering::SeqCst);
+            self.1.quiet.store(false, Ordering::SeqCst);
             self.0.kill();
         }
     }
@@ -136,9 +138,9 @@ fn write_through(outage: Outage, seconds: u64) {
     let disk = machine.mount(url, "disk", &options);
     let limit = FILE_SYSTEM.to_string();
     let device = disk.attach(&["--direct-io=on", "--sizelimit", &limit]);
-    EXT4.make("", &device.device);
-    let at = machine.path().join("files");
     // No flush of the file system's own, see `Progress::quiet`.
+    EXT4.make("-E lazy_itable_init=0,lazy_journal_init=0", &device.device);
+    let at = machine.path().join("files");
     let files = device.mount(&at, "noatime,commit=300");
     let image = OpenOptions::new().write(true).open(disk.image());
     let image = image.expect("opens");
@@ -147,7 +149,7 @@ fn write_through(outage: Outage, seconds: u64) {
     let recovery = std::thread::scope(|scope| {
         let (progress, at, image) = (&progress, &at, &image);
         let millis = Duration::from_millis;
-        let _end = EndsWriters(&daemon);
+        let _end = EndsWriters(&daemon, progress);
         scope.spawn(move || {
             progress.run(&progress.synced, millis(1), |number| {
                 let mut file = File::create(name(at, "synced", number))?;
