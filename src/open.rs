@@ -12,15 +12,13 @@ use tracing::{info, warn};
 
 use crate::block::Geometry;
 use crate::config::{MemoryPlan, format_size};
-use crate::disk::{Disk, DiskConfig, FlushTo, Kept};
+use crate::disk::{Disk, DiskConfig, FlushTo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::{DirectoryLock, LocalState, PastSession};
 use crate::object::ObjectClient;
 use crate::object::{Connection, Count, Limit, Location, Patience, Retry, connect};
 use crate::store::BlockStore;
 use crate::store::versioned;
-
-use journal::Prepared;
 
 mod journal;
 
@@ -29,7 +27,9 @@ pub use crate::store::versioned::{
     DiskInfo, DiskSpec, Holder, OnProgress, Progress, SessionId, Superblock, TookOver,
 };
 
-pub use journal::{CacheDirectory, JournalContent, Replay, journal_content};
+pub use journal::{
+    Begun, CacheDirectory, JournalContent, NewJournal, Prepared, Replay, journal_content,
+};
 
 /// How long a connection may take to come about, and one answer to come: beyond it the request counts as failed and is tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -298,15 +298,13 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
     .await?;
     let (took_over, fences) = (store.took_over().cloned(), store.fences());
     let store: Arc<dyn BlockStore> = store;
-    let (kept, replay, cache) = match begin(prepared, session, spec.journal_bytes) {
-        Ok(begun) => begun,
-        Err(error) => {
-            // A claim that has been put is better released than left for the next mount to find. What is in the journal stays.
-            if let Err(error) = store.release().await {
-                warn!(error = %error.chain(), "the disk is not released");
-            }
-            return Err(error);
-        }
+    let begun = match prepared {
+        Some(prepared) => Some(prepared.begin(&*store, session, spec.journal_bytes).await?),
+        None => None,
+    };
+    let (kept, replay, cache) = match begun {
+        Some((kept, replay, cache)) => (Some(kept), replay, cache),
+        None => (None, None, None),
     };
     let past = PastSession {
         session: session.0,
@@ -340,17 +338,6 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         _local: local,
         _cache: cache,
     })
-}
-
-/// What goes on with a journal once the disk is claimed.
-type Begun = (Option<Kept>, Option<Replay>, Option<DirectoryLock>);
-
-fn begin(prepared: Option<Prepared>, session: SessionId, journal_bytes: u64) -> Result<Begun> {
-    let Some(prepared) = prepared else {
-        return Ok((None, None, None));
-    };
-    let (kept, replay, cache) = prepared.begin(session, journal_bytes)?;
-    Ok((Some(kept), replay, cache))
 }
 
 /// The disk's superblock, of a new disk where there is none and one is asked for; and whether it is new.

@@ -356,7 +356,7 @@ fn after_a_failed_flush_nothing_is_taken_and_no_flush_succeeds() {
     let journal = fresh(&disk);
     let placed = journal.append(&[(0, &[1; 100])]).expect("appends");
     disk.set_trouble(Trouble {
-        failing_syncs: 1,
+        failing_syncs: 0..1,
         ..Trouble::default()
     });
     for _ in 0..3 {
@@ -391,7 +391,7 @@ fn a_write_that_fails_is_not_taken() {
     let first = append(&journal, 0, &[1; 100]);
     flush(&journal);
     disk.set_trouble(Trouble {
-        failing_writes: true,
+        failing_writes: 0..1,
         ..Trouble::default()
     });
     assert!(matches!(
@@ -709,7 +709,7 @@ fn a_journal_that_cannot_be_made_ready_has_failed() {
     let journal = fresh(&disk);
     flush_often(&journal);
     disk.set_trouble(Trouble {
-        failing_syncs: 1,
+        failing_syncs: 0..1,
         ..Trouble::default()
     });
     journal.upkeep().expect_err("fails");

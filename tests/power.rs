@@ -313,7 +313,7 @@ fn a_journal_that_fails_takes_no_more_writes_and_everything_goes_to_the_bucket()
             .await
             .expect("writes");
         machine.local.set_trouble(Trouble {
-            failing_syncs: 1,
+            failing_syncs: 0..1,
             ..Trouble::default()
         });
         // What fdatasync has lost nobody knows: only the bucket can keep it now.

@@ -16,6 +16,7 @@ use crate::disk::{Kept, Recovered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Directory, Found, LocalFiles, Owner, Replayed, SEGMENT_BYTES};
 use crate::local::{DirectoryLock, make_private};
+use crate::store::BlockStore;
 use crate::store::versioned::{Admit, LastSession, Superblock};
 
 /// Where a mount keeps what is not in the bucket yet.
@@ -31,16 +32,29 @@ pub enum CacheDirectory {
 
 /// What was found, of a disk that is not claimed yet.
 #[derive(Debug)]
-pub(super) struct Prepared {
+pub struct Prepared {
     found: Found,
     replayed: Replayed,
     recovered: Recovered,
     /// Known once the disk's last session is.
     verdict: Arc<Mutex<Verdict>>,
     discard: bool,
-    location: PathBuf,
-    lock: DirectoryLock,
+    location: String,
+    lock: Option<DirectoryLock>,
 }
+
+/// What a journal is made with where there is none.
+#[derive(Debug, Clone, Copy)]
+pub struct NewJournal {
+    /// Its id, to be random.
+    pub id: u128,
+    /// The size of its segments.
+    pub segment_bytes: u64,
+}
+
+/// What goes on with a journal once the disk is claimed: it, what of it is not in the bucket yet, if anything, and what keeps other
+/// processes away from it.
+pub type Begun = (Kept, Option<Replay>, Option<DirectoryLock>);
 
 /// What is to be done with what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,28 +92,47 @@ impl Prepared {
     ) -> Result<Prepared> {
         make_private(directory)?;
         let lock = DirectoryLock::take(directory)?;
+        let files: Arc<dyn LocalFiles> = Directory::new(directory);
+        let new = NewJournal {
+            id: rand::random(),
+            segment_bytes: SEGMENT_BYTES,
+        };
+        let mut prepared = Prepared::look_at(&files, superblock, new, discard)?;
+        prepared.lock = Some(lock);
+        Ok(prepared)
+    }
+
+    /// Looks for the journal among files that nobody else uses, and makes one where there is none.
+    ///
+    /// # Errors
+    /// `Usage` where it is another disk's; `Damaged` unless it is to be discarded; `Full`, `Denied`, `System`.
+    pub fn look_at(
+        files: &Arc<dyn LocalFiles>,
+        superblock: &Superblock,
+        new: NewJournal,
+        discard: bool,
+    ) -> Result<Prepared> {
+        let location = files.location();
         let owner = Owner {
             disk: superblock.id.as_u128(),
             size_bytes: superblock.geometry.size_bytes(),
         };
-        let files: Arc<dyn LocalFiles> = Directory::new(directory);
-        let found = match Found::look(&files) {
+        let found = match Found::look(files) {
             Err(error) if error.kind() == ErrorKind::Damaged && discard => {
-                Found::remove(&files)?;
+                Found::remove(files)?;
                 None
             }
-            found => found.map_err(|e| advise(e, directory))?,
+            found => found.map_err(|e| advise(e, &location))?,
         };
         let mut found = match found {
             Some(found) => found,
-            None => Found::create(&files, owner, rand::random(), SEGMENT_BYTES)?,
+            None => Found::create(files, owner, new.id, new.segment_bytes)?,
         };
         if found.owner() != owner {
             return Err(Error::new(
                 ErrorKind::Usage,
                 format!(
-                    "{} has the journal of another disk: give this one another --cache-dir",
-                    directory.display()
+                    "{location} has the journal of another disk: give this one another --cache-dir"
                 ),
             ));
         }
@@ -107,7 +140,7 @@ impl Prepared {
             Err(error) if error.kind() == ErrorKind::Damaged && discard => {
                 (Replayed::default(), Recovered::new(superblock.geometry))
             }
-            outcome => outcome.map_err(|e| advise(e, directory))?,
+            outcome => outcome.map_err(|e| advise(e, &location))?,
         };
         found.reserve()?;
         Ok(Prepared {
@@ -116,13 +149,13 @@ impl Prepared {
             recovered,
             verdict: Arc::default(),
             discard,
-            location: directory.to_owned(),
-            lock,
+            location,
+            lock: None,
         })
     }
 
     /// The sessions that may have written to it. Their processes are dead.
-    pub(super) fn sessions(&self) -> Vec<SessionId> {
+    pub fn sessions(&self) -> Vec<SessionId> {
         let sessions = self.found.sessions().iter();
         sessions
             .map(|id| SessionId(uuid::Uuid::from_u128(*id)))
@@ -133,7 +166,7 @@ impl Prepared {
     ///
     /// # Errors
     /// `System`.
-    pub(super) fn admit(&mut self, session: SessionId) -> Result<Admit> {
+    pub fn admit(&mut self, session: SessionId) -> Result<Admit> {
         let known = self.sessions();
         self.found.remember(session.0.as_u128())?;
         let (verdict, discard) = (Arc::clone(&self.verdict), self.discard);
@@ -155,7 +188,7 @@ impl Prepared {
                     format!(
                         "another session has had the disk since the journal in {} was written: {} of writes in it can be committed \
                          no more",
-                        location.display(),
+                        location,
                         format_size(bytes)
                     ),
                 ),
@@ -164,21 +197,33 @@ impl Prepared {
         }))
     }
 
-    /// Goes on with it once the disk is claimed. Also answers what of it is not in the bucket yet, if anything.
+    /// Goes on with it once `store` has claimed the disk for the session.
     ///
     /// # Errors
-    /// `Full`, `System`.
-    pub(super) fn begin(
+    /// `Full`, `System`. What is in the journal stays.
+    pub async fn begin(
         self,
+        store: &dyn BlockStore,
         session: SessionId,
         limit_bytes: u64,
-    ) -> Result<(Kept, Option<Replay>, Option<DirectoryLock>)> {
+    ) -> Result<Begun> {
+        let begun = self.go_on(session, limit_bytes);
+        if begun.is_err() {
+            // A claim that has been put is better released than left for the next mount to find.
+            if let Err(error) = store.release().await {
+                tracing::warn!(error = %error.chain(), "the disk is not released");
+            }
+        }
+        begun
+    }
+
+    fn go_on(self, session: SessionId, limit_bytes: u64) -> Result<Begun> {
         let apply = *self.verdict.lock() == Verdict::Apply;
         let keep = Some(&self.replayed).filter(|_| apply);
         let geometry = self.recovered.geometry();
         let journal = self.found.begin(keep, session.0.as_u128(), limit_bytes)?;
         let replay = (apply && !self.recovered.is_empty()).then_some(Replay {
-            location: self.location,
+            location: PathBuf::from(self.location),
             records: self.replayed.records,
             written_bytes: self.replayed.written_bytes,
         });
@@ -186,7 +231,7 @@ impl Prepared {
             true => self.recovered,
             false => Recovered::new(geometry),
         };
-        Ok((Kept { journal, found }, replay, Some(self.lock)))
+        Ok((Kept { journal, found }, replay, self.lock))
     }
 }
 
@@ -255,16 +300,15 @@ fn replay(found: &Found, geometry: Geometry) -> Result<(Replayed, Recovered)> {
 }
 
 /// Says what can be done with a journal that may not be applied.
-fn advise(error: Error, directory: &Path) -> Error {
+fn advise(error: Error, location: &str) -> Error {
     if !matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Fenced) {
         return error;
     }
-    let shown = directory.display();
     let (kind, text) = (error.kind(), error.chain());
     Error::new(
         kind,
         format!(
-            "{text}; it is kept: copy what it holds with 'bucketdisk journal export {shown} FILE', then mount with --discard-journal"
+            "{text}; it is kept: copy what it holds with 'bucketdisk journal export {location} FILE', then mount with --discard-journal"
         ),
     )
 }

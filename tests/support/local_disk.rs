@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bucketdisk::journal::{LocalFile, LocalFiles};
@@ -32,16 +33,21 @@ struct Inner {
 }
 
 /// What goes wrong.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Trouble {
     /// No more files than these.
     pub most_files: Option<usize>,
-    /// The next calls of `sync` fail, and what was not durable never will be, though it can still be read.
-    pub failing_syncs: u32,
-    /// Every write fails.
-    pub failing_writes: bool,
-    /// `sync` does nothing: a disk that lies.
-    pub lying: bool,
+    /// Which of the next calls of `sync` fail: what was not durable never will be, though it can still be read.
+    pub failing_syncs: Range<u32>,
+    /// Which of the next writes fail.
+    pub failing_writes: Range<u32>,
+}
+
+/// Whether a call fails, given which of the next ones do.
+fn fails(which: &mut Range<u32>) -> bool {
+    let now = which.contains(&0);
+    *which = which.start.saturating_sub(1)..which.end.saturating_sub(1);
+    now
 }
 
 #[derive(Debug, Default, Clone)]
@@ -242,13 +248,10 @@ impl LocalFiles for Files {
     fn sync_names(&self) -> io::Result<()> {
         self.0.call();
         let inner = &mut *self.0.inner.lock();
-        if inner.trouble.failing_syncs > 0 {
-            inner.trouble.failing_syncs -= 1;
+        if fails(&mut inner.trouble.failing_syncs) {
             return Err(io::Error::other("the disk has failed"));
         }
-        if !inner.trouble.lying {
-            inner.durable = inner.files.clone();
-        }
+        inner.durable = inner.files.clone();
         Ok(())
     }
 }
@@ -283,7 +286,7 @@ impl LocalFile for OpenFile {
 
     fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
         self.disk.call();
-        if self.disk.inner.lock().trouble.failing_writes {
+        if fails(&mut self.disk.inner.lock().trouble.failing_writes) {
             return Err(io::Error::other("the disk has failed"));
         }
         let data = parts.concat();
@@ -307,13 +310,10 @@ impl LocalFile for OpenFile {
         self.disk.call();
         {
             let inner = &mut *self.disk.inner.lock();
-            if inner.trouble.failing_syncs > 0 {
-                inner.trouble.failing_syncs -= 1;
+            if fails(&mut inner.trouble.failing_syncs) {
                 return Err(io::Error::other("the disk has failed"));
             }
-            if !inner.trouble.lying {
-                self.content.lock().versions.clear();
-            }
+            self.content.lock().versions.clear();
         }
         // Done, but nobody hears of it.
         self.disk.call();
