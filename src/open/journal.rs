@@ -200,16 +200,18 @@ impl Prepared {
     /// Goes on with it once `store` has claimed the disk for the session.
     ///
     /// # Errors
-    /// `Full`, `System`. What is in the journal stays.
+    /// `Full`, `System`. What is in the journal stays, and the next mount of this machine may apply it.
     pub async fn begin(
         self,
         store: &dyn BlockStore,
         session: SessionId,
         limit_bytes: u64,
     ) -> Result<Begun> {
+        let committed = self.recovered.is_empty() || *self.verdict.lock() != Verdict::Apply;
         let begun = self.go_on(session, limit_bytes);
-        if begun.is_err() {
-            // A claim that has been put is better released than left for the next mount to find.
+        if begun.is_err() && committed {
+            // A claim that has been put is better released than left for the next mount to find. But a release says that all is
+            // committed, so that the next mount would give up what the journal has.
             if let Err(error) = store.release().await {
                 tracing::warn!(error = %error.chain(), "the disk is not released");
             }

@@ -1,0 +1,117 @@
+//! Going on with a journal: what a mount, by the program's own way to it, makes of what the last one has left, whatever the local disk does
+//! meanwhile, and whoever has had the disk.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bucketdisk::disk::{Disk, DiskConfig, FlushTo};
+use bucketdisk::error::Result;
+use bucketdisk::object::ObjectClient;
+use bucketdisk::open::{NewJournal, Prepared};
+use bucketdisk::store::versioned::{self, SessionId, VersionedStore};
+use bytes::Bytes;
+use support::local_disk::{LocalDisk, Trouble};
+use support::memory::Bucket;
+use support::volume;
+
+const DISK_BYTES: u64 = 256 << 10;
+const BLOCK: u64 = 16 << 10;
+const SEGMENT: u64 = 64 << 10;
+/// A machine with a bucket somewhere.
+struct Machine {
+    client: Arc<dyn ObjectClient>,
+    local: Arc<LocalDisk>,
+    /// Gives up what its journal may not apply.
+    discards: bool,
+    /// What it remembers of itself: its sessions, all of them dead but the last.
+    own: Vec<SessionId>,
+    config: DiskConfig,
+}
+
+impl Machine {
+    async fn new(seed: u64) -> Machine {
+        let client: Arc<dyn ObjectClient> = Arc::new(Bucket::new());
+        volume::create(&client, DISK_BYTES, BLOCK).await;
+        Machine {
+            client,
+            local: LocalDisk::new(seed),
+            discards: false,
+            own: Vec::new(),
+            config: DiskConfig {
+                commit_interval: Duration::from_secs(3600),
+                flush: FlushTo::Journal,
+                ..volume::config(1 << 20)
+            },
+        }
+    }
+
+    /// Mounts as the program does, and answers how many records were found.
+    async fn mount(&mut self) -> (Arc<Disk>, u64) {
+        self.try_mount().await.expect("mounts")
+    }
+
+    async fn try_mount(&mut self) -> Result<(Arc<Disk>, u64)> {
+        let (store, prepared, session) = self.claim().await?;
+        let (kept, replay, _) = prepared.begin(&*store, session, 16 * SEGMENT).await?;
+        let runtime = tokio::runtime::Handle::current();
+        let disk = Disk::open(store, self.config.clone(), Some(kept), runtime);
+        Ok((disk, replay.map_or(0, |replay| replay.records)))
+    }
+
+    /// Claims the disk, and does not go on with the journal yet.
+    async fn claim(&mut self) -> Result<(Arc<VersionedStore>, Prepared, SessionId)> {
+        let superblock = versioned::read_superblock(&self.client).await?;
+        let new = NewJournal {
+            id: rand::random(),
+            segment_bytes: SEGMENT,
+        };
+        let files = self.local.files();
+        let mut prepared = Prepared::look_at(&files, &superblock, new, self.discards)?;
+        let mut options = volume::options();
+        let session = options.session;
+        let journals = prepared.sessions().into_iter();
+        options.own_dead_sessions = journals.chain(self.own.iter().copied()).collect();
+        self.own.push(session);
+        options.admit = prepared.admit(session)?;
+        let store = volume::mount(&self.client, options).await?;
+        Ok((store, prepared, session))
+    }
+}
+
+fn in_runtime(work: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("runtime");
+    runtime.block_on(work);
+}
+
+#[test]
+fn a_mount_that_the_local_disk_fails_leaves_the_journal_to_the_next() {
+    in_runtime(async {
+        let mut failed = 0;
+        for call in 0..20 {
+            let mut machine = Machine::new(0).await;
+            let (disk, _) = machine.mount().await;
+            disk.write(5, Bytes::from_static(b"flushed"))
+                .await
+                .expect("writes");
+            disk.flush().await.expect("flushes");
+            drop(disk);
+            machine.local.set_trouble(Trouble {
+                failing_syncs: call..call + 1,
+                ..Trouble::default()
+            });
+            failed += u32::from(machine.try_mount().await.is_err());
+            machine.local.set_trouble(Trouble::default());
+            let (disk, _) = machine.mount().await;
+            let mut found = [0; 7];
+            disk.read(5, &mut found).await.expect("reads");
+            assert_eq!(&found, b"flushed", "after call {call} has failed");
+        }
+        assert!(failed > 3, "{failed} mounts have failed");
+    });
+}
