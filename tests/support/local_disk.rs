@@ -1,6 +1,7 @@
 //! A local disk in memory that can lose power: what was not made durable is then there, or not, or in part, page by page.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +14,11 @@ use rand::{RngExt, SeedableRng};
 const PAGE: u64 = 4096;
 const SECTOR: usize = 512;
 
-type Page = [u8; PAGE as usize];
+/// Shared with the copies of the disk that have it, too.
+type Page = Arc<[u8; PAGE as usize]>;
+
+/// Is told of every call that changes something, before it does and after it is durable.
+pub type OnCall = Arc<dyn Fn() + Send + Sync>;
 
 /// A disk.
 #[derive(Debug)]
@@ -21,15 +26,25 @@ pub struct LocalDisk {
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug)]
+/// Files by name.
+type Named = BTreeMap<String, Arc<Mutex<Content>>>;
+
 struct Inner {
-    files: BTreeMap<String, Arc<Mutex<Content>>>,
+    files: Named,
     /// Which names a loss of power leaves for sure.
-    durable: BTreeMap<String, Arc<Mutex<Content>>>,
+    durable: Named,
     random: StdRng,
     trouble: Trouble,
+    has_failed: bool,
     /// So many calls until the power fails; `None`: not by itself.
     calls_left: Option<u32>,
+    on_call: Option<OnCall>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.files.keys())
+    }
 }
 
 /// What goes wrong.
@@ -43,13 +58,6 @@ pub struct Trouble {
     pub failing_writes: Range<u32>,
 }
 
-/// Whether a call fails, given which of the next ones do.
-fn fails(which: &mut Range<u32>) -> bool {
-    let now = which.contains(&0);
-    *which = which.start.saturating_sub(1)..which.end.saturating_sub(1);
-    now
-}
-
 #[derive(Debug, Default, Clone)]
 struct Content {
     len: u64,
@@ -60,25 +68,46 @@ struct Content {
 
 impl Content {
     fn page(&self, number: u64) -> Page {
-        self.pages
-            .get(&number)
-            .copied()
-            .unwrap_or([0; PAGE as usize])
+        let page = self.pages.get(&number).cloned();
+        page.unwrap_or_else(|| Arc::new([0; PAGE as usize]))
     }
 }
 
 impl LocalDisk {
     /// An empty disk.
     pub fn new(seed: u64) -> Arc<LocalDisk> {
+        LocalDisk::of(Named::new(), Named::new(), seed)
+    }
+
+    fn of(files: Named, durable: Named, seed: u64) -> Arc<LocalDisk> {
         Arc::new(LocalDisk {
             inner: Mutex::new(Inner {
-                files: BTreeMap::new(),
-                durable: BTreeMap::new(),
+                files,
+                durable,
                 random: StdRng::seed_from_u64(seed),
                 trouble: Trouble::default(),
+                has_failed: false,
                 calls_left: None,
+                on_call: None,
             }),
         })
+    }
+
+    /// Another disk with the same files, as durable as they are here, and without trouble.
+    pub fn fork(&self, seed: u64) -> Arc<LocalDisk> {
+        let (files, durable) = self.inner.lock().copies();
+        LocalDisk::of(files, durable, seed)
+    }
+
+    /// Has every such call told of, by whoever makes it.
+    pub fn on_call(&self, told: OnCall) {
+        self.inner.lock().on_call = Some(told);
+    }
+
+    /// The program is killed: what it has open has nothing to do with what is there afterwards, which is all that it wrote.
+    pub fn kill(&self) {
+        let inner = &mut *self.inner.lock();
+        (inner.files, inner.durable) = inner.copies();
     }
 
     /// Has the power fail at a call: whoever makes it, or any after it, ends there. [`LocalDisk::lose_power`] is to follow.
@@ -92,11 +121,18 @@ impl LocalDisk {
     }
 
     fn call(&self) {
-        let left = &mut self.inner.lock().calls_left;
-        *left = left.map(|n| n.saturating_sub(1));
-        if *left == Some(0) {
-            // Not a panic that would be told of: this is what is being tested.
-            std::panic::resume_unwind(Box::new("there is no power"));
+        let told = {
+            let inner = &mut *self.inner.lock();
+            let left = &mut inner.calls_left;
+            *left = left.map(|n| n.saturating_sub(1));
+            if *left == Some(0) {
+                // Not a panic that would be told of: this is what is being tested.
+                std::panic::resume_unwind(Box::new("there is no power"));
+            }
+            inner.on_call.clone()
+        };
+        if let Some(told) = told {
+            told();
         }
     }
 
@@ -107,10 +143,24 @@ impl LocalDisk {
 
     /// Sets what goes wrong from now on.
     pub fn set_trouble(&self, trouble: Trouble) {
-        self.inner.lock().trouble = trouble;
+        let inner = &mut *self.inner.lock();
+        (inner.trouble, inner.has_failed) = (trouble, false);
     }
 
-    /// Loses power: of every page that is not durable, any version that it had since it was may be there, or sectors of two of them.
+    /// Whether a call has failed since the trouble was set.
+    pub fn has_failed(&self) -> bool {
+        self.inner.lock().has_failed
+    }
+
+    /// Whether there is no space for another file.
+    pub fn is_full(&self) -> bool {
+        let inner = self.inner.lock();
+        let most = inner.trouble.most_files;
+        most.is_some_and(|most| inner.files.len() >= most)
+    }
+
+    /// Loses power: of every page that is not durable, any version that it had since it was may be there, or sectors of two of them, or
+    /// one up to any byte and another from there on.
     /// Files that are open have nothing to do with what is there afterwards.
     pub fn lose_power(&self) {
         let inner = &mut *self.inner.lock();
@@ -136,7 +186,7 @@ impl LocalDisk {
         let inner = self.inner.lock();
         let mut file = inner.files[name].lock();
         let mut page = file.page(at / PAGE);
-        page[(at % PAGE) as usize] ^= 0x10;
+        Arc::make_mut(&mut page)[(at % PAGE) as usize] ^= 0x10;
         file.pages.insert(at / PAGE, page);
     }
 
@@ -152,7 +202,7 @@ impl LocalDisk {
         let inner = self.inner.lock();
         let file = inner.files[name].lock();
         let pages = file.len.div_ceil(PAGE);
-        (0..pages).flat_map(|number| file.page(number)).collect()
+        (0..pages).flat_map(|number| *file.page(number)).collect()
     }
 
     /// How many bytes of a file, in whole pages, were written and are durable.
@@ -169,6 +219,41 @@ impl LocalDisk {
     }
 }
 
+impl Inner {
+    /// Whether a call fails, given which of the next ones do.
+    fn fails(&mut self, which: fn(&mut Trouble) -> &mut Range<u32>) -> io::Result<()> {
+        let next = which(&mut self.trouble);
+        let now = next.contains(&0);
+        *next = next.start.saturating_sub(1)..next.end.saturating_sub(1);
+        if !now {
+            return Ok(());
+        }
+        self.has_failed = true;
+        Err(io::Error::other("the disk has failed"))
+    }
+
+    /// Copies of all files, those that are durable under their names the same ones.
+    fn copies(&self) -> (Named, Named) {
+        let copy = |file: &Arc<Mutex<Content>>| Arc::new(Mutex::new(file.lock().clone()));
+        let files = self.files.iter();
+        let files: Named = files
+            .map(|(name, file)| (name.clone(), copy(file)))
+            .collect();
+        let durable = self.durable.iter();
+        let durable = durable.map(|(name, file)| {
+            let same = self.files.get(name).is_some_and(|f| Arc::ptr_eq(f, file));
+            let copied = if same {
+                Arc::clone(&files[name])
+            } else {
+                copy(file)
+            };
+            (name.clone(), copied)
+        });
+        let durable = durable.collect();
+        (files, durable)
+    }
+}
+
 fn torn(file: &Content, random: &mut StdRng) -> Content {
     let mut left = Content {
         len: file.len,
@@ -178,16 +263,23 @@ fn torn(file: &Content, random: &mut StdRng) -> Content {
     for (number, versions) in &file.versions {
         let mut all = versions.clone();
         all.push(file.page(*number));
-        let pick = |random: &mut StdRng| all[random.random_range(0..all.len())];
-        let mut page = pick(random);
-        if random.random_bool(0.3) {
-            let other = pick(random);
-            for sector in 0..PAGE as usize / SECTOR {
-                if random.random_bool(0.5) {
-                    let range = sector * SECTOR..(sector + 1) * SECTOR;
-                    page[range.clone()].copy_from_slice(&other[range]);
+        let pick = |random: &mut StdRng| all[random.random_range(0..all.len())].clone();
+        let (mut page, other) = (pick(random), pick(random));
+        let bytes = Arc::make_mut(&mut page);
+        match random.random_range(0..10) {
+            0..3 => {
+                for sector in 0..PAGE as usize / SECTOR {
+                    if random.random_bool(0.5) {
+                        let range = sector * SECTOR..(sector + 1) * SECTOR;
+                        bytes[range.clone()].copy_from_slice(&other[range]);
+                    }
                 }
             }
+            3 => {
+                let from = random.random_range(0..PAGE as usize);
+                bytes[from..].copy_from_slice(&other[from..]);
+            }
+            _ => {}
         }
         left.pages.insert(*number, page);
     }
@@ -248,9 +340,7 @@ impl LocalFiles for Files {
     fn sync_names(&self) -> io::Result<()> {
         self.0.call();
         let inner = &mut *self.0.inner.lock();
-        if fails(&mut inner.trouble.failing_syncs) {
-            return Err(io::Error::other("the disk has failed"));
-        }
+        inner.fails(|trouble| &mut trouble.failing_syncs)?;
         inner.durable = inner.files.clone();
         Ok(())
     }
@@ -286,9 +376,10 @@ impl LocalFile for OpenFile {
 
     fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
         self.disk.call();
-        if fails(&mut self.disk.inner.lock().trouble.failing_writes) {
-            return Err(io::Error::other("the disk has failed"));
-        }
+        self.disk
+            .inner
+            .lock()
+            .fails(|trouble| &mut trouble.failing_writes)?;
         let data = parts.concat();
         let content = &mut *self.content.lock();
         content.len = content.len.max(offset + data.len() as u64);
@@ -298,8 +389,9 @@ impl LocalFile for OpenFile {
             let (number, within) = (place / PAGE, (place % PAGE) as usize);
             let some = (data.len() - at).min(PAGE as usize - within);
             let mut page = content.page(number);
-            content.versions.entry(number).or_default().push(page);
-            page[within..within + some].copy_from_slice(&data[at..at + some]);
+            let versions = content.versions.entry(number).or_default();
+            versions.push(Arc::clone(&page));
+            Arc::make_mut(&mut page)[within..within + some].copy_from_slice(&data[at..at + some]);
             content.pages.insert(number, page);
             at += some;
         }
@@ -310,9 +402,7 @@ impl LocalFile for OpenFile {
         self.disk.call();
         {
             let inner = &mut *self.disk.inner.lock();
-            if fails(&mut inner.trouble.failing_syncs) {
-                return Err(io::Error::other("the disk has failed"));
-            }
+            inner.fails(|trouble| &mut trouble.failing_syncs)?;
             self.content.lock().versions.clear();
         }
         // Done, but nobody hears of it.
