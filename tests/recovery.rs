@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use bucketdisk::object::ObjectClient;
 use bucketdisk::open::{NewJournal, Prepared};
 use bucketdisk::store::versioned::{self, SessionId, VersionedStore};
 use bytes::Bytes;
+use futures::FutureExt;
 use support::local_disk::{LocalDisk, Trouble};
 use support::memory::Bucket;
 use support::volume;
@@ -113,5 +115,41 @@ fn a_mount_that_the_local_disk_fails_leaves_the_journal_to_the_next() {
             assert_eq!(&found, b"flushed", "after call {call} has failed");
         }
         assert!(failed > 3, "{failed} mounts have failed");
+    });
+}
+
+/// A mount that ends at a call to the local disk, if it comes to that.
+async fn mount_until(machine: &mut Machine, call: u32) {
+    machine.local.fail_power_after(call);
+    // Whoever has no power ends by a panic.
+    drop(AssertUnwindSafe(machine.try_mount()).catch_unwind().await);
+}
+
+#[test]
+fn a_mount_that_is_killed_and_one_whose_power_is_cut_leave_a_journal_to_go_on_with() {
+    in_runtime(async {
+        for (killed, cut) in (1..24).flat_map(|killed| (0..24).map(move |cut| (killed, cut))) {
+            let mut machine = Machine::new(u64::from(killed * 100 + cut)).await;
+            let (disk, _) = machine.mount().await;
+            disk.write(5, Bytes::from_static(b"flushed"))
+                .await
+                .expect("writes");
+            disk.flush().await.expect("flushes");
+            if cut % 2 == 0 {
+                disk.close().await.expect("closes");
+            }
+            drop(disk);
+            mount_until(&mut machine, killed).await;
+            machine.local.kill();
+            if cut > 0 {
+                mount_until(&mut machine, cut).await;
+                machine.local.lose_power();
+            }
+            machine.local.fail_power_after(u32::MAX);
+            let (disk, _) = machine.mount().await;
+            let mut found = [0; 7];
+            disk.read(5, &mut found).await.expect("reads");
+            assert_eq!(&found, b"flushed", "killed at {killed}, power cut at {cut}");
+        }
     });
 }

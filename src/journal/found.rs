@@ -292,7 +292,14 @@ impl Found {
             self.files.remove(&name)?;
         }
 
+        // The last one is taken first.
         let mut spare = std::mem::take(&mut self.others);
+        spare.sort_by(|(one, _), (other, _)| other.cmp(one));
+        // A crash before the state has changed has to find all that it speaks of now.
+        let (name, file) = match spare.pop() {
+            Some(spare) => spare,
+            None => self.make_file()?,
+        };
         let mut older = std::collections::VecDeque::new();
         for (number, segment) in std::mem::take(&mut self.segments) {
             match kept.contains(&number) {
@@ -304,19 +311,6 @@ impl Found {
                 false => spare.push((segment.name.clone(), Arc::clone(&segment.file))),
             }
         }
-        let most = limit_bytes.max(LEAST_SEGMENTS * bytes) / bytes;
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        while spare.len() > SPARES_TO_BEGIN && older.len() + spare.len() > most {
-            if let Some((name, _)) = spare.pop() {
-                self.files.remove(&name)?;
-            }
-        }
-        // The last one is taken first.
-        spare.sort_by(|(one, _), (other, _)| other.cmp(one));
-        let (name, file) = match spare.pop() {
-            Some(spare) => spare,
-            None => self.make_file()?,
-        };
         let header = SegmentHeader {
             number,
             previous: kept.last().copied().unwrap_or(0),
@@ -343,6 +337,14 @@ impl Found {
             state.durable = first;
             state.sessions = vec![session];
         })?;
+        let most = limit_bytes.max(LEAST_SEGMENTS * bytes) / bytes;
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        while spare.len() >= SPARES_TO_BEGIN && older.len() + 1 + spare.len() > most {
+            if let Some((name, _)) = spare.pop() {
+                self.files.remove(&name)?;
+            }
+        }
+        spare.sort_by(|(one, _), (other, _)| other.cmp(one));
         let log = Log {
             end: begin,
             active,
