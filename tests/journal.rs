@@ -456,6 +456,33 @@ fn sessions_are_remembered_and_the_one_that_begins_is_alone() {
 }
 
 #[test]
+fn of_two_crashes_while_sessions_are_remembered_one_state_is_left() {
+    for seed in 0..400 {
+        let disk = LocalDisk::new(seed);
+        let journal = fresh(&disk);
+        let appended = append(&journal, 0, &[1; 100]);
+        flush(&journal);
+        drop(journal);
+        for (session, last_call) in [(2, 2), (3, 2 + seed as u32 % 5)] {
+            let mut found = look(&disk.files()).expect("is there");
+            disk.fail_power_after(last_call);
+            let remembering = AssertUnwindSafe(|| found.remember(session));
+            let remembered = catch_unwind(remembering);
+            assert!(remembered.is_err() || session > 2, "seed {seed}");
+            match session {
+                // What it has written is read by the next one, though it is not durable.
+                2 => disk.kill(),
+                _ => disk.lose_power(),
+            }
+            disk.fail_power_after(u32::MAX);
+        }
+        let found = look(&disk.files()).unwrap_or_else(|e| panic!("seed {seed}: {}", e.chain()));
+        let (_, all) = replay(&found).expect("is sound");
+        assert_eq!(all, appended, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_crash_while_a_journal_is_made_leaves_none_or_an_empty_one() {
     for seed in 0..50 {
         let disk = LocalDisk::new(seed);

@@ -149,6 +149,8 @@ impl State {
 pub(super) struct StateFile {
     file: Arc<dyn LocalFile>,
     pub(super) state: State,
+    /// It is known to be durable, and not only read from the file.
+    durable: bool,
 }
 
 impl StateFile {
@@ -166,7 +168,11 @@ impl StateFile {
             .chunks(SLOT)
             .filter_map(State::decode)
             .max_by_key(|state| state.generation);
-        Ok(newest.map(|state| StateFile { file, state }))
+        Ok(newest.map(|state| StateFile {
+            file,
+            state,
+            durable: false,
+        }))
     }
 
     /// Begins a file with its first state; durable when it returns.
@@ -174,7 +180,11 @@ impl StateFile {
     /// # Errors
     /// Those of the file system.
     pub(super) fn begin(file: Arc<dyn LocalFile>, state: State) -> std::io::Result<StateFile> {
-        let mut begun = StateFile { file, state };
+        let mut begun = StateFile {
+            file,
+            state,
+            durable: true,
+        };
         begun.change(|_| {})?;
         Ok(begun)
     }
@@ -184,14 +194,23 @@ impl StateFile {
     /// # Errors
     /// Those of the file system; then nobody knows which state a crash would leave: the old one or the new one.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut State)) -> std::io::Result<()> {
+        if !self.durable {
+            // Who wrote it may have been killed before it was. Then the other slot is what a crash leaves, and is not to be written.
+            self.write(&self.state)?;
+            self.durable = true;
+        }
         let mut next = self.state.clone();
         change(&mut next);
         next.generation += 1;
-        let at = next.generation % 2 * SLOT as u64;
-        self.file.write_at(&[&next.encode()], at)?;
-        self.file.sync()?;
+        self.write(&next)?;
         self.state = next;
         Ok(())
+    }
+
+    fn write(&self, state: &State) -> std::io::Result<()> {
+        let at = state.generation % 2 * SLOT as u64;
+        self.file.write_at(&[&state.encode()], at)?;
+        self.file.sync()
     }
 }
 
