@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucketdisk::disk::{Disk, DiskConfig, FlushTo};
-use bucketdisk::error::Result;
+use bucketdisk::error::{ErrorKind, Result};
 use bucketdisk::object::ObjectClient;
 use bucketdisk::open::{NewJournal, Prepared};
 use bucketdisk::store::versioned::{self, SessionId, VersionedStore};
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use support::local_disk::{LocalDisk, Trouble};
 use support::memory::Bucket;
-use support::volume;
+use support::volume::{self, content};
 
 const DISK_BYTES: u64 = 256 << 10;
 const BLOCK: u64 = 16 << 10;
@@ -151,5 +151,37 @@ fn a_mount_that_is_killed_and_one_whose_power_is_cut_leave_a_journal_to_go_on_wi
             disk.read(5, &mut found).await.expect("reads");
             assert_eq!(&found, b"flushed", "killed at {killed}, power cut at {cut}");
         }
+    });
+}
+
+#[test]
+fn a_mount_that_gives_a_journal_up_and_dies_after_its_claim_does_not_let_the_next_apply_it() {
+    in_runtime(async {
+        let mut machine = Machine::new(0).await;
+        let (disk, _) = machine.mount().await;
+        disk.write(0, Bytes::from_static(b"older"))
+            .await
+            .expect("writes");
+        disk.flush().await.expect("flushes");
+        drop(disk);
+        let mut other = volume::options();
+        other.take_over = true;
+        let disk = volume::open(&machine.client, other, 1 << 20).await;
+        let disk = disk.expect("takes over");
+        disk.write(0, Bytes::from_static(b"newer"))
+            .await
+            .expect("writes");
+        disk.close().await.expect("closes");
+        machine.discards = true;
+        let (store, ..) = machine.claim().await.expect("claims");
+        drop(store);
+        machine.discards = false;
+        let refused = machine.try_mount().await.map(drop);
+        let error = refused.expect_err("is refused");
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{}", error.chain());
+        machine.discards = true;
+        let (disk, records) = machine.mount().await;
+        assert_eq!(records, 0);
+        assert_eq!(content(&disk).await[..5], *b"newer");
     });
 }

@@ -168,9 +168,13 @@ impl Prepared {
     /// `System`.
     pub fn admit(&mut self, session: SessionId) -> Result<Admit> {
         let known = self.sessions();
-        self.found.remember(session.0.as_u128())?;
         let (verdict, discard) = (Arc::clone(&self.verdict), self.discard);
         let empty = self.recovered.is_empty();
+        // Who may claim the disk after another session has had it is not one of those whose journal this is: should he die after
+        // his claim, the next mount would take it for one that may be applied.
+        if empty || !discard {
+            self.found.remember(session.0.as_u128())?;
+        }
         let (bytes, location) = (self.replayed.written_bytes, self.location.clone());
         Ok(Arc::new(move |last: &LastSession| {
             let own = last.session.is_some_and(|session| known.contains(&session));
