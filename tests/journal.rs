@@ -456,6 +456,25 @@ fn sessions_are_remembered_and_the_one_that_begins_is_alone() {
 }
 
 #[test]
+fn a_journal_whose_making_has_failed_is_none_or_an_empty_one_when_the_power_fails_next() {
+    for seed in 0..100 {
+        let disk = LocalDisk::new(seed);
+        let files = disk.files();
+        disk.set_trouble(Trouble {
+            failing_syncs: 0..1,
+            ..Trouble::default()
+        });
+        assert!(Found::create(&files, OWNER, 99, SEGMENT).is_err());
+        let mut found = look(&files).expect("is read, if not durable");
+        found.reserve().expect("makes files");
+        disk.lose_power();
+        if let Err(error) = Found::look(&disk.files()) {
+            panic!("seed {seed}: {}", error.chain());
+        }
+    }
+}
+
+#[test]
 fn of_two_crashes_while_sessions_are_remembered_one_state_is_left() {
     for seed in 0..400 {
         let disk = LocalDisk::new(seed);

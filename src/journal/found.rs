@@ -241,6 +241,9 @@ impl Found {
     /// # Errors
     /// `Full`, `System`.
     pub fn reserve(&mut self) -> Result<()> {
+        // Files of a journal without its state would be taken for a damaged one. It was made by somebody who may have died over it.
+        let secured = self.state.secure().and_then(|()| self.files.sync_names());
+        secured.map_err(|e| failed(&self.files, "write to", e))?;
         while self.others.len() < SPARES_TO_BEGIN {
             let made = self.make_file();
             let file = made.map_err(|e| failed(&self.files, "make a file of", e))?;

@@ -194,16 +194,25 @@ impl StateFile {
     /// # Errors
     /// Those of the file system; then nobody knows which state a crash would leave: the old one or the new one.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut State)) -> std::io::Result<()> {
-        if !self.durable {
-            // Who wrote it may have been killed before it was. Then the other slot is what a crash leaves, and is not to be written.
-            self.write(&self.state)?;
-            self.durable = true;
-        }
+        // Who wrote it may have been killed before it was. Then the other slot is what a crash leaves, and is not to be written.
+        self.secure()?;
         let mut next = self.state.clone();
         change(&mut next);
         next.generation += 1;
         self.write(&next)?;
         self.state = next;
+        Ok(())
+    }
+
+    /// Makes the state durable, where it is only known to have been read.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn secure(&mut self) -> std::io::Result<()> {
+        if !self.durable {
+            self.write(&self.state)?;
+            self.durable = true;
+        }
         Ok(())
     }
 
