@@ -185,3 +185,25 @@ fn a_mount_that_gives_a_journal_up_and_dies_after_its_claim_does_not_let_the_nex
         assert_eq!(content(&disk).await[..5], *b"newer");
     });
 }
+
+#[test]
+fn a_flush_after_the_journal_has_failed_waits_for_the_bucket_though_all_was_durable_there() {
+    in_runtime(async {
+        let mut machine = Machine::new(0).await;
+        let (disk, _) = machine.mount().await;
+        disk.write(0, Bytes::from_static(b"first"))
+            .await
+            .expect("writes");
+        disk.flush().await.expect("flushes");
+        assert!(disk.status().dirty_bytes > 0, "the journal has it");
+        machine.local.set_trouble(Trouble {
+            failing_writes: 0..1,
+            ..Trouble::default()
+        });
+        let refused = disk.write(0, Bytes::from_static(b"again")).await;
+        assert!(refused.is_err());
+        // The journal is going to be given up before what it has is committed.
+        disk.flush().await.expect("is committed");
+        assert_eq!(disk.status().dirty_bytes, 0);
+    });
+}

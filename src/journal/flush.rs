@@ -22,12 +22,13 @@ impl Journal {
     /// # Errors
     /// `System`: the journal has failed, now or earlier.
     pub fn flush_now(&self) -> Result<bool> {
+        // First: one that has failed is given up soon, with all that was ever durable in it.
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
         let wanted = self.appended();
         if *self.durable.borrow() >= wanted {
             return Ok(true);
-        }
-        if let Some(failure) = self.failure() {
-            return Err(failure);
         }
         let Some(leading) = self.leader.try_lock() else {
             return Ok(false);
@@ -151,7 +152,7 @@ impl Journal {
         let wanted = self.appended();
         let mut durable = self.durable.subscribe();
         loop {
-            if *durable.borrow_and_update() >= wanted {
+            if self.failure().is_none() && *durable.borrow_and_update() >= wanted {
                 return Ok(());
             }
             if block(&|| self.flush_now())? {
