@@ -223,6 +223,18 @@ fn who_loses_the_disk_says_so_serves_reads_and_gives_its_writes_to_the_owner() {
     disk.umount();
 }
 
+/// Ends a mount by a line of a shell that knows its folder and its process, and waits for that to be gone.
+fn end(disk: &Mount<'_>, way: &str) {
+    let pid = disk.pid();
+    run(Command::new("sh")
+        .args(["-euc", way])
+        .env("DIR", disk.dir())
+        .env("PID", pid.to_string()));
+    wait_for("the daemon to finish", || {
+        !Path::new(&format!("/proc/{pid}")).exists()
+    });
+}
+
 /// A file of the two writes of the test above, and nothing else.
 fn assert_mine(file: &Path) {
     let ranges = fs::read_to_string(format!("{}.ranges", file.display())).expect("a list");
@@ -250,17 +262,10 @@ fn a_mount_that_ends_without_the_disk_leaves_what_it_could_not_commit_in_the_jou
     for way in ["umount $DIR", "kill -TERM $PID", "kill -KILL $PID"] {
         let scene = Scene::new();
         let disk = scene.mounted_with(&["--flush", "journal"]);
-        let pid = disk.pid();
         write(&disk, BLOCK + 100, b"mine!").expect("writes");
         scene.take_over();
         write(&disk, 100 * BLOCK, &[7; 5000]).expect("is not known yet");
-        run(Command::new("sh")
-            .args(["-euc", way])
-            .env("DIR", disk.dir())
-            .env("PID", pid.to_string()));
-        wait_for("the daemon to finish", || {
-            !Path::new(&format!("/proc/{pid}")).exists()
-        });
+        end(&disk, way);
         let at = disk.dir().to_owned();
         disk.clear_away();
         let cache = scene.machine.cache_directory(&scene.url);
@@ -305,17 +310,10 @@ fn a_mount_that_ends_without_the_disk_keeps_what_it_could_not_commit_in_a_file()
     for way in ["umount $DIR", "kill -TERM $PID"] {
         let scene = Scene::new();
         let disk = scene.mounted_with(&["--cache-dir", "none"]);
-        let pid = disk.pid();
         scene.take_over();
         write(&disk, BLOCK + 100, b"mine!").expect("is not known yet");
         write(&disk, 100 * BLOCK, &[7; 5000]).expect("is not known yet");
-        run(Command::new("sh")
-            .args(["-euc", way])
-            .env("DIR", disk.dir())
-            .env("PID", pid.to_string()));
-        wait_for("the daemon to finish", || {
-            !Path::new(&format!("/proc/{pid}")).exists()
-        });
+        end(&disk, way);
         assert!(!disk.is_mounted(), "{way}");
         let log = scene.machine.log();
         let line = log

@@ -14,6 +14,18 @@ const MIB: u64 = 1 << 20;
 /// A disk whose flushes wait for the journal alone, and whose commits do not come by themselves.
 const LAZY: [&str; 4] = ["--flush", "journal", "--commit-interval", "1h"];
 
+/// Of the disk on a server.
+const URL: &str = "s3://bucket";
+
+/// A server with a disk, and a machine that reaches it.
+fn with_server() -> (S3Server, Machine) {
+    let server = S3Server::start();
+    server.make_bucket("bucket");
+    let machine = server.machine();
+    create(&machine, URL);
+    (server, machine)
+}
+
 fn create(machine: &Machine, url: &str) {
     machine.run(&["create", url, "--size", "64m"]);
 }
@@ -40,19 +52,15 @@ fn a_flush_does_not_wait_for_a_store_that_is_away_and_survives_a_kill() {
     if !can_mount("a_flush_does_not_wait_for_a_store_that_is_away_and_survives_a_kill") {
         return;
     }
-    let mut server = S3Server::start();
-    server.make_bucket("bucket");
-    let machine = server.machine();
-    let url = "s3://bucket";
-    create(&machine, url);
-    let disk = machine.mount(url, "disk", &LAZY);
+    let (mut server, machine) = with_server();
+    let disk = machine.mount(URL, "disk", &LAZY);
     server.stop();
     write_at(&disk, MIB, &[1; 100_000], true);
     write_at(&disk, MIB + 50_000, &[2; 10_000], true);
     assert_eq!(commits(&disk), 0);
     disk.kill();
     server.restart_on_same_port();
-    let (disk, told) = machine.mount_saying(url, "disk", &LAZY);
+    let (disk, told) = machine.mount_saying(URL, "disk", &LAZY);
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
     assert!(
         told.contains("has died") && told.contains("its journal in"),
@@ -64,7 +72,7 @@ fn a_flush_does_not_wait_for_a_store_that_is_away_and_survives_a_kill() {
     // It is committed without being asked for.
     wait_for("the commit of what was found", || commits(&disk) > 0);
     disk.kill();
-    let disk = machine.mount(url, "disk", &["--read-only"]);
+    let disk = machine.mount(URL, "disk", &["--read-only"]);
     assert_eq!(read_at(&disk, MIB, 100_000), expected, "the bucket has it");
     disk.umount();
 }
@@ -283,12 +291,9 @@ fn writers_wait_where_the_bucket_lags_too_far_behind() {
     if !can_mount("writers_wait_where_the_bucket_lags_too_far_behind") {
         return;
     }
-    let mut server = S3Server::start();
-    server.make_bucket("bucket");
-    let machine = server.machine();
-    create(&machine, "s3://bucket");
+    let (mut server, machine) = with_server();
     let disk = machine.mount(
-        "s3://bucket",
+        URL,
         "disk",
         &[&LAZY[..], &["--max-lag", "1s", "--timeout", "2s"]].concat(),
     );

@@ -14,7 +14,7 @@ use super::commit;
 use super::machine::Machine;
 use super::objects::{Answer, BLOCKS, Kind, Record, Request, each, has, last, name, next};
 use super::rules::{Rule, Rules};
-use super::world::{Actor, Role};
+use super::world::{Actor, Budget, Role, World};
 
 /// Adds what a mounted writer can do next.
 pub fn steps(machine: &mut Machine) {
@@ -92,27 +92,31 @@ pub fn forget_pending(actor: &mut Actor) {
     }
 }
 
-fn heartbeat(machine: &mut Machine) {
-    if machine.actor().left.heartbeats == 0 {
-        return;
-    }
+/// The world in which the session begins a record that it has so many of left; `None` where it has none.
+fn begin(machine: &Machine, left: fn(&mut Budget) -> &mut u8) -> Option<World> {
     let mut begun = machine.world.clone();
     let actor = &mut begun.actors[machine.who];
-    actor.left.heartbeats -= 1;
+    let left = left(&mut actor.left);
+    *left = left.checked_sub(1)?;
     forget_pending(actor);
+    Some(begun)
+}
+
+fn heartbeat(machine: &mut Machine) {
+    let Some(begun) = begin(machine, |left| &mut left.heartbeats) else {
+        return;
+    };
+    let actor = &begun.actors[machine.who];
     let heartbeat = record(actor, Kind::Heartbeat);
     let seq = next(actor.view.head);
     write(&mut machine.within(&begun), seq, heartbeat);
 }
 
 fn release(machine: &mut Machine) {
-    if machine.actor().left.releases == 0 {
+    let Some(begun) = begin(machine, |left| &mut left.releases) else {
         return;
-    }
-    let mut begun = machine.world.clone();
-    let actor = &mut begun.actors[machine.who];
-    actor.left.releases -= 1;
-    forget_pending(actor);
+    };
+    let actor = &begun.actors[machine.who];
     let mut release = record(actor, Kind::Release);
     let mut head = actor.view.head;
     if !machine.keep(Rule::ReleaseAtOwnHead) {
