@@ -16,10 +16,20 @@ impl Flights {
 
     /// The requests that are under way after so many changes, in two parts and any order; of deletions some keys only.
     pub fn under_way(&self, changes: usize, random: &mut SmallRng) -> [Vec<Mutation>; 2] {
+        self.under_way_of(self.0.len(), changes, random)
+    }
+
+    /// The same of the first so many that were sent.
+    pub fn under_way_of(
+        &self,
+        sent: usize,
+        changes: usize,
+        random: &mut SmallRng,
+    ) -> [Vec<Mutation>; 2] {
         let here = |flight: &&Flight| {
             flight.sent <= changes && flight.ended.is_none_or(|ended| ended > changes)
         };
-        let here = self.0.iter().filter(here);
+        let here = self.0[..sent].iter().filter(here);
         let mut first: Vec<Mutation> = here.map(|flight| flight.what.clone()).collect();
         first.shuffle(random);
         for mutation in &mut first {

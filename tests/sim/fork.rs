@@ -17,7 +17,7 @@ use super::support::memory::{Bucket, Change, Mutation};
 use super::support::volume::{open, options};
 use super::world::{BLOCK, epoch};
 
-const MAX_DIRTY: u64 = 16 * BLOCK;
+pub const MAX_DIRTY: u64 = 16 * BLOCK;
 /// Long enough for everything that upkeep puts off.
 const LATER: Duration = Duration::from_secs(20 * 60);
 
@@ -49,7 +49,7 @@ async fn read_only(bucket: &Bucket, list_blocks: bool) -> Result<Result<Stamps, 
     whole(&disk).await
 }
 
-async fn whole(disk: &Disk) -> Result<Result<Stamps, String>, Error> {
+pub async fn whole(disk: &Disk) -> Result<Result<Stamps, String>, Error> {
     let mut all = vec![0xEE; usize::try_from(disk.geometry().size_bytes()).expect("a small disk")];
     disk.read(0, &mut all).await?;
     Ok(stamps(0, &all))

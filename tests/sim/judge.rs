@@ -8,6 +8,8 @@
 //! - what a session found when it mounted, and what a read-only mount showed, is what was there as of its record;
 //! - no block and no record is ever stored again as something else;
 //! - an unmount that was acknowledged has released the disk;
+//! - a session that goes on with a journal begins with what the one before it has left, all that was acknowledged, unless that had lost
+//!   the disk: then its journal is refused, and kept;
 //! - a writer that goes on from there keeps all this, and in the end nothing is left but the disk.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -30,6 +32,9 @@ use super::tally::Tally;
 use super::truth::Truth;
 use super::world::{World, epoch};
 
+#[path = "succession.rs"]
+mod succession;
+
 /// Of crash points: those that a writer goes on from, and those with a damaged object.
 const WRITTEN_ON: f64 = 0.06;
 const DAMAGED: f64 = 0.05;
@@ -50,6 +55,12 @@ struct Judge<'a> {
     holder: Option<(SessionId, usize)>,
     /// The highest number that a record or a checkpoint has had.
     newest: u32,
+    /// What each session that keeps a journal began with: what was there, and over it what its journal had.
+    first: HashMap<SessionId, Stamps>,
+    /// Of sessions that were to go on with a journal: whose, if that had not lost the disk.
+    goes_on_after: HashMap<SessionId, SessionId>,
+    /// How many of the crashes of machines with a journal were judged.
+    local_judged: usize,
     /// What was there as of each record, and whose record it was.
     as_of: BTreeMap<u32, (SessionId, Stamps)>,
     /// What each session has left that lost the disk.
@@ -83,6 +94,9 @@ pub async fn judge(world: &World) -> Result<Tally, String> {
         shown: Arc::clone(&blank),
         holder: None,
         newest: 0,
+        first: HashMap::new(),
+        goes_on_after: HashMap::new(),
+        local_judged: 0,
         as_of: BTreeMap::from([(0, (SessionId(uuid::Uuid::nil()), blank))]),
         left: HashMap::new(),
         released: HashSet::new(),
@@ -123,6 +137,7 @@ impl Judge<'_> {
         self.follow(&applied.change, before, shown)?;
         self.acknowledged()?;
         self.with_flights().await?;
+        self.local_crashes().await?;
         if self.random.random_bool(WRITTEN_ON) {
             let under_way = self.flights.under_way(self.cut, &mut self.random);
             let allowed = self.allowed();
@@ -216,7 +231,13 @@ impl Judge<'_> {
             RecordBody::Commit { .. } => {
                 self.tally.count("commits");
                 self.committed.insert(record.session, self.cut);
-                let branch = branch.ok_or("a session commits that nobody has written to")?;
+                let Some(branch) = branch else {
+                    // Nobody has written to it: what its journal had is all that it may commit.
+                    if self.first.get(&record.session) != Some(&shown) {
+                        return Err("a session commits that nobody has written to".to_owned());
+                    }
+                    return self.went_on(record, shown);
+                };
                 let states = branch.states.iter().enumerate().skip(from);
                 let mut given = states.take_while(|(_, state)| state.changes < self.cut);
                 let Some((state, _)) = given.find(|(_, state)| state.stamps == shown) else {
@@ -234,6 +255,7 @@ impl Judge<'_> {
                     self.tally.count("commits given up");
                 } else {
                     self.tally.count("claims");
+                    self.goes_on(record.session, &shown)?;
                     if let Some((lost, _)) = self.holder {
                         self.left.insert(lost, Arc::clone(&shown));
                     }
@@ -250,6 +272,10 @@ impl Judge<'_> {
                 self.released.insert(record.session);
             }
         }
+        self.went_on(record, shown)
+    }
+
+    fn went_on(&mut self, record: &Record, shown: Stamps) -> Result<(), String> {
         let as_of = (record.session, Arc::clone(&shown));
         self.as_of.insert(record.seq.0, as_of);
         self.shown = shown;
@@ -268,6 +294,9 @@ impl Judge<'_> {
                 ));
             }
             let holds = self.holder.is_some_and(|(s, _)| s == branch.session);
+            if !ack.in_bucket {
+                continue;
+            }
             let kept = match holds {
                 true => Some(&self.shown),
                 false => self.left.get(&branch.session),
@@ -308,7 +337,9 @@ impl Judge<'_> {
         for branch in &self.truth.branches {
             let found = &branch.states[0].stamps;
             let there = self.as_of.get(&branch.claim);
-            if there.is_none_or(|(by, stamps)| *by != branch.session || stamps != found) {
+            let first = self.first.get(&branch.session);
+            let by_it = there.filter(|(by, _)| *by == branch.session);
+            if first.or(by_it.map(|(_, stamps)| stamps)) != Some(found) {
                 return Err(format!(
                     "session {} has mounted by record {} what was not there",
                     branch.session, branch.claim
@@ -339,6 +370,10 @@ impl Judge<'_> {
             let later = branch.states.iter().skip(from);
             let given = later.take_while(|state| state.changes <= self.cut);
             allowed.extend(given.map(|state| Arc::clone(&state.stamps)));
+        }
+        if let Some((session, _)) = self.holder {
+            // What its journal had may be committed before anybody has seen it.
+            allowed.extend(self.first.get(&session).cloned());
         }
         allowed
     }

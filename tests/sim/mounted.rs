@@ -9,6 +9,7 @@ use bucketdisk::store::versioned::SessionId;
 use tokio::time::{Instant, timeout};
 
 use super::stamp::{Stamps, stamps};
+use super::support::local_disk::LocalDisk;
 use super::truth::{Ack, Crash, State};
 use super::world::{Line, World};
 
@@ -27,6 +28,8 @@ pub struct Mounted {
     pub claim: u32,
     pub branch: usize,
     pub since: Instant,
+    /// Where the journal is; `None` without one.
+    pub local: Option<Arc<LocalDisk>>,
 }
 
 impl Mounted {
@@ -39,6 +42,7 @@ impl Mounted {
         line: Line,
         id: SessionId,
         disk: Arc<Disk>,
+        local: Option<Arc<LocalDisk>>,
     ) -> Result<Mounted, Arc<Line>> {
         let mut mounted = Mounted {
             world: Arc::clone(world),
@@ -48,6 +52,7 @@ impl Mounted {
             id,
             branch: 0,
             since: Instant::now(),
+            local,
         };
         world.claimed(mounted.claim, id);
         let changes = world.bucket.changes();
@@ -57,6 +62,7 @@ impl Mounted {
         let found = State {
             changes,
             stamps: found,
+            told: None,
         };
         mounted.branch = world.truth.lock().begin(id, mounted.claim, found);
         Ok(mounted)
@@ -67,26 +73,64 @@ impl Mounted {
         self.world.truth.lock().now(self.branch)
     }
 
-    /// Notes what a change makes of the disk.
+    /// Notes what a change would make of the disk; until that is known it may be there, or in part. Not after the local disk has refused
+    /// one: that is what may be there then.
+    /// Answers whether it is this one.
+    pub fn attempt(&self, first: usize, count: usize, write: u32) -> bool {
+        let mut truth = self.world.truth.lock();
+        let mut next = truth.now(self.branch).1.to_vec();
+        next[first..first + count].fill(write);
+        let attempt = &mut truth.branches[self.branch].attempt;
+        let noted = attempt.is_none();
+        attempt.get_or_insert(next.into());
+        noted
+    }
+
+    /// Notes that nothing has come of it.
+    pub fn give_up_attempt(&self) {
+        self.world.truth.lock().branches[self.branch].attempt = None;
+    }
+
+    /// Notes what a change has made of the disk.
     pub fn note(&self, first: usize, count: usize, write: u32) {
         let changes = self.world.bucket.changes();
         let mut truth = self.world.truth.lock();
         let mut next = truth.now(self.branch).1.to_vec();
         next[first..first + count].fill(write);
-        truth.branches[self.branch].states.push(State {
+        let branch = &mut truth.branches[self.branch];
+        branch.attempt = None;
+        branch.states.push(State {
             changes,
             stamps: next.into(),
+            told: (write > 0).then_some(branch.acked),
         });
     }
 
     /// Notes that a state was acknowledged, by a flush or by an unmount.
     pub fn acknowledge(&self, state: usize, released: bool) {
-        self.world.truth.lock().acks.push(Ack {
+        let in_bucket = released || self.disk.status().flush == "bucket";
+        let mut truth = self.world.truth.lock();
+        truth.acks.push(Ack {
             changes: self.world.bucket.changes(),
             branch: self.branch,
             state,
             released,
+            in_bucket,
         });
+        let branch = &mut truth.branches[self.branch];
+        branch.acked = branch.acked.max(state);
+        if in_bucket {
+            branch.committed = branch.committed.max(state);
+        }
+        drop(truth);
+        if !in_bucket {
+            self.world.count("flushes acknowledged by the journal");
+        }
+    }
+
+    /// Notes that the local disk is about to fail.
+    pub fn is_troubled(&self) {
+        self.world.truth.lock().branches[self.branch].troubled = true;
     }
 
     /// Notes that the machine is about to die.
@@ -127,6 +171,11 @@ impl Mounted {
         None
     }
 
+    /// Whether the local disk has not failed it.
+    pub fn has_all(&self) -> bool {
+        !self.world.truth.lock().branches[self.branch].troubled
+    }
+
     /// Whether another session has claimed the disk since.
     pub fn overtaken(&self) -> bool {
         self.world.overtaken(self.id, self.claim)
@@ -136,7 +185,19 @@ impl Mounted {
     /// one's disk consists of.
     pub fn excuses(&self, error: &Error, since: Instant) -> bool {
         self.line.excuses(error.kind(), since)
+            || self.local_excuses(error)
             || (error.kind() == ErrorKind::Superseded && self.overtaken())
+    }
+
+    /// Whether the error can be put down to the local disk.
+    pub fn local_excuses(&self, error: &Error) -> bool {
+        let troubled = self.world.truth.lock().branches[self.branch].troubled;
+        let status = self.disk.status();
+        match error.kind() {
+            ErrorKind::System => troubled && status.journal_error.is_some(),
+            ErrorKind::Full => self.local.as_ref().is_some_and(|local| local.is_full()),
+            _ => false,
+        }
     }
 
     pub fn violated(&self, what: &str, error: &Error) {

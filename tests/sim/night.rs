@@ -159,14 +159,15 @@ impl Night {
 impl Morning {
     /// The figures, as a table.
     pub fn table(&self) -> String {
-        let head = "| world | seeds | operations | requests | crash points | violations | seconds of a core |\n\
-                    |---|---|---|---|---|---|---|\n";
+        let head = "| world | seeds | operations | requests | crash points | with a journal | violations | seconds of a core |\n\
+                    |---|---|---|---|---|---|---|---|\n";
         let line = |name: &str, seeds: u64, tally: &Tally, violations: usize, time: Duration| {
             format!(
-                "| {name} | {seeds} | {} | {} | {} | {violations} | {:.1} |\n",
+                "| {name} | {seeds} | {} | {} | {} | {} | {violations} | {:.1} |\n",
                 tally.operations(),
                 tally.of("requests"),
                 tally.of("crash points"),
+                tally.of("crash points with a journal"),
                 time.as_secs_f64(),
             )
         };

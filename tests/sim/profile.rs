@@ -48,6 +48,12 @@ pub struct Profile {
     pub sleep: Range<u64>,
     /// The second machine is there.
     pub rival: bool,
+    /// Of machines: those that keep a journal.
+    pub journals: f64,
+    /// Of mounts with a journal: those that the local disk fails. Of operations: a tenth of that, and as much for the want of space.
+    pub local_trouble: f64,
+    /// Of calls to a local disk: those at which a crash is looked at.
+    pub local_looks: f64,
     /// How much goes wrong in the network; 1 is bad weather.
     pub trouble: f64,
     pub latency_ms: Range<u64>,
@@ -93,12 +99,15 @@ impl Profile {
             sleeps: 0.001,
             sleep: 30 * SECOND..5 * MINUTE,
             rival: true,
+            journals: 0.4,
+            local_trouble: 0.02,
+            local_looks: 0.15,
             trouble: 0.3,
             latency_ms: 5..120,
             late: false,
             lag: Duration::ZERO,
         };
-        match seed % 9 {
+        match seed % 10 {
             // One machine that lives long and flushes all the time, so that upkeep comes to checkpoints in the middle of it.
             0 => Profile {
                 name: "busy",
@@ -188,6 +197,19 @@ impl Profile {
                 session: 20 * SECOND..4 * MINUTE,
                 takeovers: 0.4,
                 lag: Duration::from_millis(LAG),
+                ..steady
+            },
+            // A machine with a journal, whose power fails all the time, and whose local disk fails now and then.
+            8 => Profile {
+                name: "power",
+                session: 500..3 * MINUTE,
+                think: 0..800,
+                commit_interval: Duration::from_secs(20),
+                crashes: 0.9,
+                takeovers: 0.1,
+                journals: 1.0,
+                local_trouble: 0.1,
+                local_looks: 0.3,
                 ..steady
             },
             _ => steady,

@@ -36,6 +36,8 @@ pub struct Session {
     pub random: SmallRng,
     /// Until when something keeps it from asking whether the disk is still its own.
     pub troubled_until: Instant,
+    /// Until when there is no space on the local disk; `None` where there is.
+    pub full_until: Option<Instant>,
     flushes: Vec<JoinHandle<()>>,
     reader: JoinHandle<()>,
 }
@@ -48,6 +50,7 @@ impl Session {
             mounted,
             random,
             troubled_until: Instant::now(),
+            full_until: None,
             flushes: Vec::new(),
             reader,
         }
@@ -112,8 +115,10 @@ impl Session {
 
     /// All who use it are gone.
     pub async fn end(self) {
-        for user in self.flushes.into_iter().chain([self.reader]) {
-            user.abort();
+        let users: Vec<JoinHandle<()>> = self.flushes.into_iter().chain([self.reader]).collect();
+        // All at once: none may still be told that something is durable.
+        users.iter().for_each(JoinHandle::abort);
+        for user in users {
             // Aborted is how it is meant to end.
             drop(user.await);
         }
@@ -152,6 +157,7 @@ impl Session {
             true => 0,
             false => world.next_write(),
         };
+        let noted = self.mounted.attempt(first, count, write);
         let changed = async {
             match discards {
                 true => disk.zero(offset, len).await,
@@ -161,6 +167,8 @@ impl Session {
                 }
             }
         };
+        // The local disk may have taken some of it.
+        let mut in_part = false;
         match timeout(PATIENCE, changed).await {
             Err(_) => world.count("changes that found no room"),
             Ok(Ok(())) => {
@@ -173,7 +181,14 @@ impl Session {
                 });
             }
             Ok(Err(error)) if error.kind() == ErrorKind::Fenced => {}
+            Ok(Err(error)) if self.mounted.local_excuses(&error) => {
+                world.count("changes that the local disk refused");
+                in_part = error.kind() == ErrorKind::System;
+            }
             Ok(Err(error)) => self.mounted.violated("a change failed", &error),
+        }
+        if noted && !in_part {
+            self.mounted.give_up_attempt();
         }
     }
 

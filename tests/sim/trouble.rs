@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::machine::{Machine, is_record};
 use super::session::Session;
 use super::support::fault::{Fault, Request};
+use super::support::local_disk::Trouble;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Of operations: those after which the store is away for a while, or refuses everything, or is full.
@@ -22,6 +23,7 @@ type Which = fn(&Request) -> bool;
 impl Session {
     /// Now and then, something goes wrong from here on.
     pub fn trouble(&mut self) {
+        self.local_trouble();
         let world = &self.mounted.world;
         let faulty = &self.mounted.line.faulty;
         if self.random.random_bool(AWAY) {
@@ -67,6 +69,37 @@ impl Session {
             let of_records: Which = |request| is_get(request, "log/");
             faulty.next_of(is_record, [Fault::Answer(ErrorKind::Unreachable)]);
             faulty.next_of(of_records, vec![unread; times]);
+        }
+    }
+
+    /// The local disk fails, or is full for a while.
+    fn local_trouble(&mut self) {
+        let (world, Some(local)) = (&self.mounted.world, &self.mounted.local) else {
+            return;
+        };
+        let share = 0.1 * world.profile.local_trouble;
+        if self.full_until.is_some_and(|end| end < Instant::now()) {
+            self.full_until = None;
+            local.set_trouble(Trouble::default());
+        }
+        if self.full_until.is_none() && self.random.random_bool(share) {
+            world.count("local disks that are full");
+            let long = Duration::from_secs(self.random.random_range(1..120));
+            self.full_until = Some(Instant::now() + long);
+            local.set_trouble(Trouble {
+                most_files: Some(local.names().len()),
+                ..Trouble::default()
+            });
+        }
+        if self.full_until.is_none() && self.random.random_bool(share) {
+            world.count("local disks that fail");
+            self.mounted.is_troubled();
+            let mut trouble = Trouble::default();
+            match self.random.random_bool(0.5) {
+                true => trouble.failing_syncs = 0..1,
+                false => trouble.failing_writes = 0..1,
+            }
+            local.set_trouble(trouble);
         }
     }
 

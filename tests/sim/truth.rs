@@ -1,8 +1,12 @@
 //! What really happened: the states that each session gave to its disk, what was acknowledged, and what readers saw. The simulation
 //! notes it while it runs; `crash` judges the bucket by it.
 
+use std::collections::HashMap;
+
 use bucketdisk::store::versioned::SessionId;
 
+use super::local::Overlay;
+use super::remains::Remains;
 use super::stamp::Stamps;
 
 /// A state of the disk.
@@ -11,6 +15,8 @@ pub struct State {
     /// The changes that the bucket had seen when it came about: no fewer can hold it.
     pub changes: usize,
     pub stamps: Stamps,
+    /// It was written, and the journal, if there is one, then knew this state to be durable; `None` where nothing was written.
+    pub told: Option<usize>,
 }
 
 /// The states of one session, in their order; the first is what it found when it mounted.
@@ -20,6 +26,26 @@ pub struct Branch {
     /// The number of its claim.
     pub claim: u32,
     pub states: Vec<State>,
+    /// What a change that is under way, or that the local disk has refused, makes of the newest state: it may be there in part.
+    pub attempt: Option<Stamps>,
+    /// The newest state that was acknowledged, wherever it is kept.
+    pub acked: usize,
+    /// The newest of those that the bucket has.
+    pub committed: usize,
+    /// The local disk has failed it.
+    pub troubled: bool,
+}
+
+impl Branch {
+    /// The state that a crash leaves, or a later one. A journal that the local disk has failed is given up before what it has is committed:
+    /// a crash in between loses that, acknowledged or not.
+    pub fn sure(&self) -> usize {
+        if self.troubled {
+            self.committed
+        } else {
+            self.acked
+        }
+    }
 }
 
 /// A flush, or an unmount, that was acknowledged.
@@ -32,6 +58,21 @@ pub struct Ack {
     pub state: usize,
     /// It was that of an unmount: the disk is released, too.
     pub released: bool,
+    /// The bucket has to have it; else the journal or the bucket.
+    pub in_bucket: bool,
+}
+
+/// A session of a machine with a journal.
+#[derive(Debug, Clone, Default)]
+pub struct Heir {
+    /// The session whose writes the journal had when it mounted; `None` where it was new.
+    pub of: Option<SessionId>,
+    /// What of the journal it has applied, once it has begun to write there itself.
+    pub applied: Option<Overlay>,
+    /// It was told to go on without what may not be applied.
+    pub discards: bool,
+    /// The one before it was killed, and the local disk has never failed that: all that it wrote is there.
+    pub has_all: bool,
 }
 
 /// The end of a machine that had the disk mounted.
@@ -61,6 +102,10 @@ pub struct Truth {
     pub acks: Vec<Ack>,
     pub views: Vec<View>,
     pub crashes: Vec<Crash>,
+    /// The sessions that keep a journal.
+    pub heirs: HashMap<SessionId, Heir>,
+    /// Local disks as crashes would leave them.
+    pub remains: Vec<Remains>,
 }
 
 impl Truth {
@@ -70,6 +115,10 @@ impl Truth {
             session,
             claim,
             states: vec![found],
+            attempt: None,
+            acked: 0,
+            committed: 0,
+            troubled: false,
         });
         self.branches.len() - 1
     }

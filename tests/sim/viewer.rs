@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucketdisk::disk::Disk;
+use bucketdisk::disk::{Disk, FlushTo};
 use bucketdisk::error::ErrorKind;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -30,7 +30,7 @@ pub async fn live(world: Arc<World>) {
         options.list_blocks = world.profile.listings_hold() && random.random_bool(0.3);
         options.sources = world.sources(Arc::default());
         let disk = match volume::mount(&line.client, options).await {
-            Ok(store) => world.open(store),
+            Ok(store) => world.open(store, None, FlushTo::Bucket),
             Err(error) if line.excuses_mount(error.kind(), since) => {
                 world.count("read-only mounts failed");
                 continue;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bucketdisk::block::Geometry;
 use bucketdisk::codec::Checked;
-use bucketdisk::disk::{Disk, DiskConfig, FlushTo};
+use bucketdisk::disk::{Disk, DiskConfig, FlushTo, Kept};
 use bucketdisk::error::ErrorKind;
 use bucketdisk::object::{ObjectClient, Patience};
 use bucketdisk::store::BlockStore;
@@ -233,15 +233,20 @@ impl World {
     }
 
     /// A disk over a store, with a cache that is smaller than it.
-    pub fn open(&self, store: Arc<dyn BlockStore>) -> Arc<Disk> {
+    pub fn open(
+        &self,
+        store: Arc<dyn BlockStore>,
+        kept: Option<Kept>,
+        flush: FlushTo,
+    ) -> Arc<Disk> {
         let config = DiskConfig {
             commit_interval: self.profile.commit_interval,
             max_dirty_bytes: self.profile.max_dirty_blocks * BLOCK,
             cache_bytes: 4 * BLOCK,
-            flush: FlushTo::Bucket,
+            flush,
             max_lag: None,
         };
-        Disk::open(store, config, None, Handle::current())
+        Disk::open(store, config, kept, Handle::current())
     }
 
     /// Time of day and randomness of a machine whose clock is so many seconds ahead.

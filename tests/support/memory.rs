@@ -204,6 +204,11 @@ impl Bucket {
         inner.flights[flight].ended = Some(inner.applied.len());
     }
 
+    /// How many mutations have been sent so far.
+    pub fn flights_begun(&self) -> usize {
+        self.inner.lock().flights.len()
+    }
+
     /// All that was ever on its way.
     pub fn flights(&self) -> Vec<Flight> {
         self.inner.lock().flights.clone()
