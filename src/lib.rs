@@ -12,8 +12,9 @@
 //! open         the composition root: the only place that names concrete layers and stacks them
 //! frontend     the kernel's requests; knows the disk and nothing below it
 //! control      the socket through which `status` and `umount` talk to a daemon
-//! disk         bytes to blocks: dirty data in epochs, write-back, flush, read cache, read-ahead
+//! disk         bytes to blocks: dirty data in epochs, write-back, flush, read cache in memory, read-ahead
 //! store        blocks to objects: `versioned`, the native layout, with claims, commits and checkpoints
+//! cache        blocks' objects on the local disk, as the store has them: the read cache's second tier
 //! codec        an object's header and checksum; pure functions of bytes
 //! object       put, get, delete, list over real stores; the decorators that retry, limit and count
 //! local        what this machine remembers of a disk; config: sizes and times as users write them
@@ -24,6 +25,8 @@
 //!
 //! A read goes kernel > [`frontend`] > [`disk::Disk::read_now`] > dirty data > hole? > cached? and is answered on the thread that
 //! received it. Only what is in none of these is fetched, on the runtime: several blocks at once, each once however many ask.
+//! The store looks into the [`cache`] on the local disk before it asks the bucket, and checks what it finds there as it checks what
+//! the bucket answers; what it has fetched it puts there.
 //!
 //! A write goes kernel > [`disk::Disk::write_now`] > [`journal`] > the open epoch, without reading what it is written over. Later the epoch
 //! is sealed, its blocks are completed, stored under a new version, and one record of the log makes them the disk's state; the
@@ -32,10 +35,11 @@
 //!
 //! # Where the next rooms go
 //!
-//! A disk tier goes behind `disk::reader`, whose keys, block and version, are already good for ever; compression and AEAD are codecs;
-//! another layout is another [`store::BlockStore`]; NBD is another frontend; Swift is another [`object::ObjectClient`].
+//! Compression and AEAD are codecs, so that what the cache on the local disk holds is compressed and encrypted; another layout is another
+//! [`store::BlockStore`], which can use the same [`cache::ObjectCache`]; NBD is another frontend; Swift is another [`object::ObjectClient`].
 
 pub mod block;
+pub mod cache;
 pub mod cli;
 pub mod codec;
 pub mod config;

@@ -290,6 +290,7 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
             session,
             own_dead_sessions,
             admit,
+            cache: None,
             requests: plan.requests,
             sources: versioned::Sources::system(),
             progress: Arc::clone(&spec.progress),

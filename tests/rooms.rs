@@ -11,7 +11,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("local", &["error", "config"]),
     ("object", &["error"]),
     ("codec", &["error", "block"]),
-    ("store", &["error", "block", "codec", "object"]),
+    ("cache", &["error", "block"]),
+    ("store", &["error", "block", "cache", "codec", "object"]),
     ("journal", &["error"]),
     ("disk", &["error", "block", "store", "journal"]),
     ("frontend", &["error", "block", "disk"]),
@@ -19,7 +20,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "open",
         &[
-            "error", "block", "config", "local", "object", "codec", "store", "journal", "disk",
+            "error", "block", "cache", "config", "local", "object", "codec", "store", "journal",
+            "disk",
         ],
     ),
     (
@@ -179,6 +181,7 @@ fn what_is_done_in_one_place_is_named_in_one_place() {
         ("unsafe ", &[]),
         ("std::process::exit", &["main.rs"]),
         ("LocalFileSystem", &["object/"]),
+        ("FileCache", &["cache/", "open/"]),
     ];
     for path in sources() {
         let below = below_src(&path);

@@ -1,7 +1,7 @@
 //! Stores of blocks: where the disk's blocks live between mounts, one object per block that is not a hole.
 //!
-//! [`BlockStore`] is the contract that `disk` builds on; `versioned` (the native layout) implements it. A block store does no
-//! caching, holds no dirty data and never retries a request (`object::retry` does).
+//! [`BlockStore`] is the contract that `disk` builds on; `versioned` (the native layout) implements it. A block store has no blocks in
+//! memory, holds no dirty data and never retries a request (`object::retry` does). It may be given a `cache` for objects.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::block::{Block, BlockIndex, Geometry, Seq};
+use crate::cache::CacheStatus;
 use crate::error::{Error, Result};
 
 pub mod versioned;
@@ -141,6 +142,8 @@ pub struct StoreStatus {
     pub garbage_objects: u64,
     /// Who took the disk over, once this session is fenced.
     pub fenced_by: Option<String>,
+    /// The cache of objects on the local disk; `None` without one.
+    pub disk_cache: Option<CacheStatus>,
 }
 
 /// Serialises an optional moment as seconds since 1970.

@@ -163,6 +163,7 @@ impl BlockStore for InPlace {
             commits: u64::from(inner.last.0),
             garbage_objects: 0,
             fenced_by: None,
+            disk_cache: None,
         }
     }
 }

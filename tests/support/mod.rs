@@ -11,6 +11,7 @@
 #![allow(dead_code)]
 
 pub mod block_store_contract;
+pub mod cache;
 pub mod canned_http;
 pub mod fault;
 pub mod fsx;

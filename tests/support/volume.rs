@@ -34,6 +34,7 @@ pub fn options() -> MountOptions {
         session: SessionId::fresh(),
         own_dead_sessions: Vec::new(),
         admit: Arc::new(|_| Ok(())),
+        cache: None,
         requests: 8,
         sources: Sources::system(),
         progress: Arc::new(|_| {}),

@@ -18,7 +18,7 @@ use crate::store::Changes;
 use super::checkpoint::Garbage;
 use super::mount::{host_name, next_number};
 use super::objects::RecordPut;
-use super::record::{Record, RecordBody};
+use super::record::{Digest, Record, RecordBody};
 use super::upkeep::{CHECKPOINT_EVERY, GRACE};
 use super::volume::{Attempt, LogEnd, VersionedStore};
 
@@ -258,6 +258,17 @@ impl VersionedStore {
         if let RecordPut::Taken(other) = self.objects.put_record(record.seq, object).await? {
             return Err(self.fence(&other));
         }
+        let superseded = self.apply(record, Record::digest(object));
+        if let Some(cache) = &self.objects.cache {
+            for (index, version) in superseded {
+                cache.remove(index, version);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an acknowledged record the head, and answers which versions it has superseded.
+    fn apply(&self, record: &Record, digest: Digest) -> Vec<(BlockIndex, Seq)> {
         let mut view = self.view.write();
         let mut superseded: Vec<Garbage> = Vec::new();
         if let RecordBody::Commit { stored, holes } = &record.body {
@@ -280,6 +291,8 @@ impl VersionedStore {
             }
             view.changed = true;
         }
+        let versions = superseded.iter().map(|old| (old.index, old.version));
+        let versions = versions.collect();
         if !superseded.is_empty() {
             view.garbage
                 .entry(Instant::now() + GRACE)
@@ -292,11 +305,11 @@ impl VersionedStore {
             view.unpruned.push(record.seq);
         }
         view.head = record.seq;
-        view.digest = Record::digest(object);
+        view.digest = digest;
         if view.head.0.saturating_sub(view.checkpoint.0) >= CHECKPOINT_EVERY {
             self.upkeep_wanted.notify_one();
         }
-        Ok(())
+        versions
     }
 }
 

@@ -30,6 +30,7 @@ pub async fn inspect(
     let superblock = read_superblock(client).await?;
     let objects = objects(Arc::clone(client), &superblock, true);
     let options = MountOptions {
+        cache: None,
         read_only: true,
         list_blocks: false,
         take_over: false,

@@ -45,6 +45,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::block::Geometry;
+use crate::cache::ObjectCache;
 
 pub mod checkpoint;
 mod commit;
@@ -141,6 +142,8 @@ pub struct MountOptions {
     pub own_dead_sessions: Vec<SessionId>,
     /// Asked before each claim.
     pub admit: Admit,
+    /// Where objects of blocks are kept on this machine; `None`: nowhere.
+    pub cache: Option<Arc<dyn ObjectCache>>,
     /// Most requests that the mount itself runs at once (listing), and the most blocks of a commit in flight.
     pub requests: usize,
     /// Time of day and randomness of the session.

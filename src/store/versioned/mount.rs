@@ -30,6 +30,7 @@ pub async fn mount(
     options: MountOptions,
 ) -> Result<Arc<VersionedStore>> {
     let mut objects = objects(client, &superblock, true);
+    objects.cache.clone_from(&options.cache);
     if options.read_only {
         let loaded = read_state(&objects, &options).await?;
         return Ok(VersionedStore::start(Start {
@@ -105,6 +106,7 @@ pub(super) fn objects(
         codec: Arc::new(Checked),
         disk: superblock.id,
         geometry: superblock.geometry,
+        cache: None,
         fencing,
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::block::{Block, BlockIndex, Geometry, Seq};
+use crate::cache::ObjectCache;
 use crate::codec::{Codec, DecodeError, ObjectKind, Place};
 use crate::error::{Error, ErrorKind, Result, Source};
 use crate::object::{ObjectClient, PutOutcome, list_all};
@@ -23,6 +24,8 @@ pub(super) struct Objects {
     pub(super) codec: Arc<dyn Codec>,
     pub(super) disk: Uuid,
     pub(super) geometry: Geometry,
+    /// Asked for blocks before the store is.
+    pub(super) cache: Option<Arc<dyn ObjectCache>>,
     /// Whether the store's create-if-absent works. Where it does not, records are written after a look: a race that only
     /// `--unsafe-no-fencing` accepts.
     pub(super) fencing: bool,
@@ -168,10 +171,37 @@ impl Objects {
     /// # Errors
     /// `Damaged`, naming the block, its byte range and its key.
     pub(super) async fn block(&self, index: BlockIndex, version: Seq) -> Result<Option<Block>> {
+        if let Some(block) = self.cached_block(index, version).await {
+            return Ok(Some(block));
+        }
         let key = keys::block(index, version);
-        let decode = |object| self.decode_block(index, version, object);
+        let decode = |object: Bytes| {
+            let block = self.decode_block(index, version, object.clone())?;
+            Ok::<_, BlockError>((block, object))
+        };
         let fetched = self.fetch(&key, decode).await?.transpose();
-        fetched.map_err(|error| self.damaged(index, &key).with_source(error))
+        let found = fetched.map_err(|error| self.damaged(index, &key).with_source(error))?;
+        Ok(found.map(|(block, object)| {
+            if let Some(cache) = &self.cache {
+                cache.put(index, version, object);
+            }
+            block
+        }))
+    }
+
+    /// A version of a block from this machine's own disk, checked as one from the store is.
+    async fn cached_block(&self, index: BlockIndex, version: Seq) -> Option<Block> {
+        let cache = self.cache.as_ref()?;
+        let object = cache.get(index, version).await?;
+        match self.decode_block(index, version, object) {
+            Ok(block) => Some(block),
+            Err(error) => {
+                let key = keys::block(index, version);
+                tracing::warn!(%key, %error, "a cached object does not check out; fetching it from the store");
+                cache.damaged(index, version);
+                None
+            }
+        }
     }
 
     fn decode_block(
@@ -192,7 +222,8 @@ impl Objects {
         Block::new(content).ok_or(BlockError::Zeros)
     }
 
-    /// Stores a version of a block.
+    /// Stores a version of a block. It is not put into the cache: all that is written would be written to the local disk a second
+    /// time, where it competes with the journal, and most of it is never read again while it matters.
     pub(super) async fn put_block(
         &self,
         index: BlockIndex,

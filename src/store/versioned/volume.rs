@@ -144,6 +144,9 @@ impl VersionedStore {
             };
             garbage.entry(due).or_default().push(old);
         }
+        if let Some(cache) = &objects.cache {
+            cache.begin(replay.seq);
+        }
         let read_only = options.read_only;
         let store = Arc::new(VersionedStore {
             objects,
@@ -333,6 +336,7 @@ impl BlockStore for VersionedStore {
             commits: self.commits.load(Ordering::Relaxed),
             garbage_objects: view.garbage.values().map(|g| g.len() as u64).sum(),
             fenced_by: self.fenced_by.get().cloned(),
+            disk_cache: self.objects.cache.as_ref().map(|cache| cache.status()),
         }
     }
 }
