@@ -12,6 +12,11 @@ pub const DEFAULT_MEMORY_BYTES: u64 = 256 << 20;
 /// Most dirty data, when nothing else is asked for.
 pub const DEFAULT_MAX_DIRTY_BYTES: u64 = 256 << 20;
 
+/// Most for the read cache on the local disk, when nothing else is asked for.
+pub const DEFAULT_CACHE_BYTES: u64 = 10 << 30;
+/// Blocks that have to fit into the read cache on the local disk.
+const LEAST_CACHED_BLOCKS: u64 = 16;
+
 /// Suffixes of sizes and the power of two that each stands for.
 const UNITS: [(&str, u32); 6] = [
     ("k", 10),
@@ -111,6 +116,28 @@ pub fn format_duration(duration: Duration) -> String {
     } else {
         format!("{:.1}s", duration.as_secs_f64())
     }
+}
+
+/// The smallest read cache on the local disk that is of any use, in bytes: 16 blocks, each with its header in a page of its own.
+pub fn least_cache_bytes(block_bytes: u32) -> u64 {
+    LEAST_CACHED_BLOCKS * (u64::from(block_bytes) + 4096)
+}
+
+/// Checks the size of the read cache on the local disk; 0 means none.
+///
+/// # Errors
+/// `Usage`.
+pub fn check_cache_size(cache_bytes: u64, block_bytes: u32) -> Result<()> {
+    let least = least_cache_bytes(block_bytes);
+    if cache_bytes == 0 || cache_bytes >= least {
+        return Ok(());
+    }
+    let text = format!(
+        "--cache-size {} is less than {LEAST_CACHED_BLOCKS} blocks of {}: give --cache-size at least {least}, or 0 for none",
+        format_size(cache_bytes),
+        format_size(u64::from(block_bytes)),
+    );
+    Err(Error::new(ErrorKind::Usage, text))
 }
 
 /// How `--memory` is divided between the read cache and the buffers of requests in flight. A quarter of what the buffers leave is

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::block::Geometry;
-use crate::config::{MemoryPlan, format_size};
+use crate::config::{MemoryPlan, check_cache_size, format_size};
 use crate::disk::{Disk, DiskConfig, FlushTo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::{DirectoryLock, LocalState, PastSession};
@@ -20,6 +20,7 @@ use crate::object::{Connection, Count, Limit, Location, Patience, Retry, connect
 use crate::store::BlockStore;
 use crate::store::versioned;
 
+mod cache;
 mod journal;
 
 pub use crate::object::{Traffic, TrafficSnapshot};
@@ -90,6 +91,14 @@ impl Target {
     /// The URL, prefix included.
     pub fn url(&self) -> String {
         self.location.to_string()
+    }
+
+    /// Where its objects are, servers included: what two copies of one bucket differ in.
+    fn source(&self) -> String {
+        match self.connection.server() {
+            Some(server) => format!("{} at {server}", self.location),
+            None => self.location.to_string(),
+        }
     }
 
     /// Whether the disk lives in the memory of this process, and so ends with it.
@@ -200,8 +209,10 @@ pub struct MountSpec {
     pub max_dirty_bytes: u64,
     /// The longest a write may be uncommitted before later ones wait; `None`: for ever.
     pub max_lag: Option<Duration>,
-    /// Where the journal is.
+    /// Where the journal is, and the read cache's disk tier.
     pub cache: CacheDirectory,
+    /// The most that the disk tier takes, in bytes; 0: there is none.
+    pub cache_bytes: u64,
     /// The most that the journal takes on the local disk, in bytes.
     pub journal_bytes: u64,
     /// Give up what a journal holds that may not be applied.
@@ -256,6 +267,7 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         target.connection.request_timeout = REQUEST_TIMEOUT * (block_bytes / LARGE_BLOCK_BYTES);
         connected = Connected::new(&target).await?;
     }
+    check_cache_size(spec.cache_bytes, block_bytes)?;
     let plan = MemoryPlan::divide(spec.memory_bytes, spec.max_dirty_bytes, asked, block_bytes)?;
     if plan.requests < asked {
         info!(
@@ -279,6 +291,11 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         own_dead_sessions.extend(prepared.sessions());
         admit = prepared.admit(session)?;
     }
+    let cache = match spec.read_only || prepared.is_some() {
+        true => cache::disk_tier(&superblock, spec, plan.requests),
+        // Where there can be no journal, why has been said.
+        false => None,
+    };
     let store = versioned::mount(
         connected.with_requests(plan.requests),
         superblock.clone(),
@@ -290,7 +307,7 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
             session,
             own_dead_sessions,
             admit,
-            cache: None,
+            cache,
             requests: plan.requests,
             sources: versioned::Sources::system(),
             progress: Arc::clone(&spec.progress),
@@ -394,11 +411,10 @@ fn prepare(
     session: SessionId,
 ) -> Result<(Option<LocalState>, Option<Prepared>)> {
     let local = lock_locally(superblock, &spec.mountpoint)?;
-    let usual = local.as_ref().map(LocalState::directory);
-    let directory = match &spec.cache {
-        CacheDirectory::Usual => usual.map(Path::to_path_buf),
-        CacheDirectory::At(path) => Some(path.clone()),
-        CacheDirectory::None => None,
+    let directory = match (&spec.cache, &local) {
+        // This user's directory, which cannot be used: that has been said.
+        (CacheDirectory::Usual, None) => None,
+        (cache, _) => cache.of(superblock),
     };
     if let Some(local) = &local
         && !spec.discard_journal

@@ -10,6 +10,8 @@ use support::kinds::EXT4;
 use support::real::{can_mount, read_at, run, sh, wait_for, with_directory, write_at};
 use support::{fsx, s3_server};
 
+#[path = "mount/cache.rs"]
+mod cache;
 #[path = "mount/file_systems.rs"]
 mod file_systems;
 #[path = "mount/journal.rs"]

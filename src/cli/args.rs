@@ -185,9 +185,13 @@ pub struct MountArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub max_lag: Option<Duration>,
 
-    /// Where the journal is, for this disk alone; 'none': in memory [default: by the disk's id, see bucketdisk(1)]
+    /// Where journal and read cache are, for this disk alone; 'none': in memory [default: by the disk's id, see bucketdisk(1)]
     #[arg(long, value_name = "DIR|none")]
     pub cache_dir: Option<PathBuf>,
+
+    /// The most that the read cache takes in the cache directory, or half of what is free there if that is less; 0: nothing
+    #[arg(long, value_name = "SIZE", default_value = "10g", value_parser = size)]
+    pub cache_size: u64,
 
     /// The most that the journal takes in the cache directory; writers wait beyond it
     #[arg(long, value_name = "SIZE", default_value = "4g", value_parser = size)]
@@ -201,7 +205,7 @@ pub struct MountArgs {
     #[arg(long, conflicts_with = "read_only")]
     pub discard_journal: bool,
 
-    /// Memory for the read cache and the buffers of requests
+    /// Memory for the read cache's first tier and the buffers of requests
     #[arg(long, value_name = "SIZE", default_value = "256m", value_parser = size)]
     pub memory: u64,
 
@@ -466,6 +470,7 @@ mod tests {
             u64::from(crate::block::DEFAULT_BLOCK_BYTES)
         );
         assert_eq!(args.memory, crate::config::DEFAULT_MEMORY_BYTES);
+        assert_eq!(args.cache_size, crate::config::DEFAULT_CACHE_BYTES);
         assert_eq!(args.max_dirty, crate::config::DEFAULT_MAX_DIRTY_BYTES);
         assert_eq!(usize::from(args.requests), crate::config::DEFAULT_REQUESTS);
     }

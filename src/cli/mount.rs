@@ -16,7 +16,7 @@ use super::log::{self, Destination};
 use super::report::Source;
 use super::signals::Signals;
 use crate::block::Geometry;
-use crate::config::{MemoryPlan, format_size};
+use crate::config::{MemoryPlan, check_cache_size, format_size};
 use crate::control::{self, Listening, Service};
 use crate::disk::FlushTo;
 use crate::error::{Error, ErrorKind, Result};
@@ -50,6 +50,7 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
                 usize::from(args.requests),
                 geometry.block_bytes(),
             )?;
+            check_cache_size(args.cache_size, geometry.block_bytes())?;
             Some(DiskSpec {
                 geometry,
                 label: args.new.label.clone(),
@@ -102,6 +103,7 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
         max_dirty_bytes: args.max_dirty,
         max_lag: args.max_lag,
         cache: cache.clone(),
+        cache_bytes: args.cache_size,
         journal_bytes: args.journal_size,
         discard_journal: args.discard_journal,
         flush: args.flush,

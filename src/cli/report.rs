@@ -132,6 +132,7 @@ impl Report {
                 format_size(store.map_bytes)
             ),
         );
+        line("on disk", self.disk_cache());
         line("requests", self.requests());
         line("errors", self.errors());
         if let Some(other) = &store.fenced_by {
@@ -209,6 +210,29 @@ impl Report {
                 "; {} superseded objects to delete",
                 store.garbage_objects
             ));
+        }
+        text
+    }
+
+    fn disk_cache(&self) -> String {
+        let Some(cache) = &self.disk.store.disk_cache else {
+            return "no cache".to_owned();
+        };
+        let mut text = format!(
+            "{} of {} in {}, {} hits, {} misses",
+            format_size(cache.bytes),
+            format_size(cache.max_bytes),
+            cache.location,
+            cache.hits,
+            cache.misses
+        );
+        for (count, what) in [(cache.damaged, "damaged"), (cache.dropped, "not kept")] {
+            if count > 0 {
+                text.push_str(&format!(", {count} {what}"));
+            }
+        }
+        if let Some(error) = &cache.error {
+            text.push_str(&format!("; {error}"));
         }
         text
     }

@@ -139,7 +139,8 @@ impl Machine {
         self.home.path().join(format!("cache-{name}"))
     }
 
-    /// Mounts a disk on a folder of this machine. Its dirty data is in a journal, but a flush waits for the bucket.
+    /// Mounts a disk on a folder of this machine. Its dirty data is in a journal, but a flush waits for the bucket, and what is read
+    /// comes from there.
     pub fn mount(&self, url: &str, name: &str, options: &[&str]) -> Mount<'_> {
         self.mount_saying(url, name, options).0
     }
@@ -166,6 +167,9 @@ impl Machine {
             // Most tests are about what the bucket has.
             let cache = cache.to_str().expect("UTF-8");
             arguments.extend(["--cache-dir", cache, "--flush", "bucket"]);
+        }
+        if !options.contains(&"--cache-size") {
+            arguments.extend(["--cache-size", "0"]);
         }
         arguments.extend(options);
         let said = self.try_run(&arguments);

@@ -51,6 +51,15 @@ pub(super) async fn region(context: &Context, connection: &Connection) -> Result
     Ok(region)
 }
 
+/// The server that options or environment name.
+pub(super) fn told(context: &Context, connection: &Connection) -> Option<String> {
+    connection
+        .endpoint
+        .clone()
+        .or_else(|| ambient::variable(context, "AWS_ENDPOINT_URL_S3"))
+        .or_else(|| ambient::variable(context, "AWS_ENDPOINT_URL"))
+}
+
 /// Where requests for a bucket go.
 pub(super) fn endpoint(
     context: &Context,
@@ -59,11 +68,7 @@ pub(super) fn endpoint(
     region: &str,
 ) -> Result<Endpoint> {
     let usage = |text: String| Err(Error::new(ErrorKind::Usage, text));
-    let told = connection
-        .endpoint
-        .clone()
-        .or_else(|| ambient::variable(context, "AWS_ENDPOINT_URL_S3"))
-        .or_else(|| ambient::variable(context, "AWS_ENDPOINT_URL"));
+    let told = told(context, connection);
     let own = told.is_some();
     let domain = match region.starts_with("cn-") {
         true => "amazonaws.com.cn",

@@ -45,6 +45,13 @@ pub struct Connection {
     pub requests: usize,
 }
 
+impl Connection {
+    /// The server that S3 requests go to, as it was named; `None` where that is Amazon's own.
+    pub fn server(&self) -> Option<String> {
+        endpoint::told(Environment::of_process().context(), self)
+    }
+}
+
 impl Default for Connection {
     fn default() -> Self {
         Connection {
