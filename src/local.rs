@@ -137,14 +137,14 @@ impl LocalState {
     /// `System` or `Denied`.
     pub fn forget(root: &Path, disk: Uuid) -> Result<()> {
         let directory = root.join(disk.to_string());
-        let Ok(lock) = File::open(directory.join("session")) else {
+        if !directory.is_dir() {
             return Ok(());
-        };
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
+        }
+        match lock_file(&directory.join("session"))? {
+            Locked::Ours(_lock) => {
                 std::fs::remove_dir_all(&directory).map_err(|e| failed("remove", &directory, e))
             }
-            Err(_) => Ok(()),
+            Locked::Anothers(_) => Ok(()),
         }
     }
 
@@ -170,11 +170,6 @@ impl LocalState {
     /// `System` or `Denied`: then nothing has changed.
     pub fn trim(&self, session: &PastSession) -> Result<()> {
         self.write(std::slice::from_ref(session))
-    }
-
-    /// The directory of this disk's state.
-    pub fn directory(&self) -> &Path {
-        &self.directory
     }
 
     /// Replaces the list as a whole: a crash leaves the old one or the new one.
@@ -378,6 +373,23 @@ mod tests {
         let root = tempfile::tempdir().expect("directory");
         let _held = lock(root.path()).expect("first");
         LocalState::lock(root.path(), Uuid::from_u128(8), Path::new("/mnt")).expect("other disk");
+    }
+
+    #[test]
+    fn all_of_a_disk_is_forgotten_unless_a_process_has_it() {
+        let root = tempfile::tempdir().expect("directory");
+        LocalState::forget(root.path(), DISK).expect("there is nothing");
+        assert_eq!(std::fs::read_dir(root.path()).expect("reads").count(), 0);
+        let held = lock(root.path()).expect("lock");
+        LocalState::forget(root.path(), DISK).expect("is left alone");
+        assert!(held.directory.is_dir());
+        drop(held);
+        LocalState::forget(root.path(), DISK).expect("forgets");
+        // A mount for reading leaves no session, only what it has cached.
+        let cache = root.path().join(DISK.to_string()).join("cache");
+        std::fs::create_dir_all(&cache).expect("a folder");
+        LocalState::forget(root.path(), DISK).expect("forgets");
+        assert_eq!(std::fs::read_dir(root.path()).expect("reads").count(), 0);
     }
 
     #[test]
