@@ -59,6 +59,27 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().expect("a number"))
 }
 
+/// The file systems: all, or three times the one that is asked for.
+fn kinds() -> [&'static Kind; 3] {
+    let all = [&EXT4, &XFS, &BTRFS];
+    let Ok(asked) = std::env::var("BUCKETDISK_CRASH_KIND") else {
+        return all;
+    };
+    let one = all.into_iter().find(|kind| kind.name == asked);
+    [one.expect("ext4, xfs or btrfs"); 3]
+}
+
+/// The seed of a disk: odd where its machine keeps a journal.
+fn seed_of_disk(seed: u64, disk: u64) -> u64 {
+    let seed = seed.wrapping_mul(1000).wrapping_add(disk);
+    match std::env::var("BUCKETDISK_CRASH_KEEPS").as_deref() {
+        Err(_) => seed,
+        Ok("journal") => seed.wrapping_mul(2) | 1,
+        Ok("bucket") => seed.wrapping_mul(2),
+        Ok(other) => panic!("{other:?} is neither 'journal' nor 'bucket'"),
+    }
+}
+
 /// A tree to copy, of some 5 MiB.
 fn tree() -> tempfile::TempDir {
     let tree = tempfile::tempdir().expect("a folder");
@@ -85,7 +106,7 @@ fn kills(kind: &'static Kind, kills: u32, seed: u64, source: &Path) -> Tally {
         }
         let (bucket, machine) = Bucket::new((seed + disk) % 4 == 3);
         let some = (kills - tally.kills).min(KILLS_OF_A_DISK);
-        let seed_of_disk = seed.wrapping_mul(1000).wrapping_add(disk);
+        let seed_of_disk = seed_of_disk(seed, disk);
         let life = AssertUnwindSafe(|| {
             Life::run(
                 kind,
@@ -142,7 +163,7 @@ fn after_kill_9_the_bucket_alone_or_with_the_journal_has_an_earlier_state_of_eve
     let mut total = Tally::default();
     let mut each = Vec::new();
     std::thread::scope(|scope| {
-        let runs: Vec<_> = [&EXT4, &XFS, &BTRFS]
+        let runs: Vec<_> = kinds()
             .into_iter()
             .zip(0..)
             .map(|(kind, place)| {
