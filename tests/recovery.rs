@@ -207,3 +207,29 @@ fn a_flush_after_the_journal_has_failed_waits_for_the_bucket_though_all_was_dura
         assert_eq!(disk.status().dirty_bytes, 0);
     });
 }
+
+#[test]
+fn what_was_discarded_before_a_flush_does_not_come_back_though_nothing_was_left_to_commit() {
+    in_runtime(async {
+        for seed in 0..60 {
+            let mut machine = Machine::new(seed).await;
+            if seed % 2 == 0 {
+                machine.config.flush = FlushTo::Bucket;
+            }
+            let (disk, _) = machine.mount().await;
+            disk.write(0, Bytes::from(vec![1; 5000]))
+                .await
+                .expect("writes");
+            if seed % 3 == 0 {
+                assert!(disk.keep_in_journal().is_some());
+            }
+            disk.zero(0, DISK_BYTES).await.expect("discards");
+            disk.flush().await.expect("flushes");
+            drop(disk);
+            machine.local.lose_power();
+            let (disk, _) = machine.mount().await;
+            let found = content(&disk).await;
+            assert!(found.iter().all(|byte| *byte == 0), "seed {seed}");
+        }
+    });
+}

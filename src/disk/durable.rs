@@ -14,7 +14,7 @@ impl Disk {
     /// `Fenced`.
     pub fn flush_now(&self) -> Result<Now> {
         if self.write_back.is_clean()? {
-            return Ok(Now::Done);
+            return self.write_back.forget_now().map(now);
         }
         match self.flush_journal() {
             // One that has failed leaves the bucket, which is waited for.
@@ -32,6 +32,9 @@ impl Disk {
         if self.flush_now()? == Now::Done {
             return Ok(());
         }
+        if self.write_back.is_clean()? {
+            return self.write_back.forget().await;
+        }
         if let Some(journal) = self.flush_journal() {
             let block = |flush: &dyn Fn() -> Result<bool>| sealed::blocking(flush);
             if journal.flush(block).await.is_ok() {
@@ -48,7 +51,7 @@ impl Disk {
     /// What the commit failed with; the data stays dirty and is tried again, so a later call may succeed. `Fenced` is final.
     pub async fn commit(&self) -> Result<()> {
         match self.write_back.is_clean()? {
-            true => Ok(()),
+            true => self.write_back.forget().await,
             false => self.write_back.flush().await,
         }
     }

@@ -281,6 +281,35 @@ impl WriteBack {
         }
     }
 
+    /// With nothing dirty: has the journal know it, where it has writes that were discarded since, and the discard is not durable yet. A
+    /// crash would bring them back. `false` where somebody else is at it.
+    ///
+    /// # Errors
+    /// `System`: the journal has failed, and cannot be made to forget them.
+    pub(super) fn forget_now(&self) -> Result<bool> {
+        match &self.journal {
+            None => Ok(true),
+            Some(journal) => match journal.flush_now() {
+                Ok(done) => Ok(done),
+                Err(_) => journal.disown().map(|()| true),
+            },
+        }
+    }
+
+    /// The same, waiting for whoever is at it.
+    ///
+    /// # Errors
+    /// Those of [`WriteBack::forget_now`].
+    pub(super) async fn forget(&self) -> Result<()> {
+        if let Some(journal) = &self.journal {
+            let block = |flush: &dyn Fn() -> Result<bool>| blocking(flush);
+            if journal.flush(block).await.is_err() {
+                return blocking(|| journal.disown());
+            }
+        }
+        Ok(())
+    }
+
     /// Whether nothing written is waiting to be committed.
     ///
     /// # Errors

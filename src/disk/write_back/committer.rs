@@ -73,7 +73,7 @@ impl WriteBack {
     async fn next_sealed(&self) -> Option<Arc<Sealed>> {
         loop {
             let woken = self.wake.notified();
-            let (due, done) = {
+            let (due, skipped) = {
                 // Whoever has it may be waiting for the local disk.
                 let _order = blocking(|| self.in_order());
                 let mut state = self.state.write();
@@ -94,7 +94,13 @@ impl WriteBack {
                     }
                 }
             };
-            self.release_journal(done);
+            if let Some((number, upto)) = skipped {
+                // What was written and discarded is not to come back from the journal.
+                self.secure().await;
+                self.release_journal(upto);
+                self.outcome.send_modify(|o| o.committed = number);
+                self.room.notify_waiters();
+            }
             match due {
                 Some(due) => tokio::select! {
                     biased; // in one order, so that a run repeats
@@ -107,14 +113,12 @@ impl WriteBack {
     }
 
     /// Ends an open epoch that is wanted and has become empty, since all that was written in it was discarded: there is nothing
-    /// to commit, and who waits for that must not wait for ever. Answers up to where the journal is done with.
-    fn skip(&self, state: &mut State) -> Option<Mark> {
+    /// to commit, and who waits for that must not wait for ever. Answers its number, and up to where the journal is done with.
+    fn skip(&self, state: &mut State) -> Option<(u64, Option<Mark>)> {
         let number = state.open_number;
         state.open_number += 1;
         state.journal_begin = self.journal.as_ref().map(|journal| journal.end());
-        self.outcome.send_modify(|o| o.committed = number);
-        self.room.notify_waiters();
-        state.journal_begin
+        Some((number, state.journal_begin))
     }
 
     /// Gives up what of the journal is committed. Where that fails, the journal says so itself and takes no more writes.
