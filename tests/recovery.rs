@@ -233,3 +233,44 @@ fn what_was_discarded_before_a_flush_does_not_come_back_though_nothing_was_left_
         }
     });
 }
+
+#[test]
+fn a_record_that_is_altered_after_its_commit_is_damage_though_it_is_the_last() {
+    in_runtime(async {
+        let mut damaged = 0;
+        for call in 1..20 {
+            let mut machine = Machine::new(0).await;
+            let (disk, _) = machine.mount().await;
+            for fill in [1, 2] {
+                let write = disk.write(0, Bytes::from(vec![fill; 512]));
+                write.await.expect("writes");
+            }
+            machine.local.fail_power_after(call);
+            let committing = Arc::clone(&disk);
+            let committing = tokio::spawn(async move { committing.commit().await });
+            // Whoever waits for a committer that has ended waits for ever.
+            let waiting = tokio::time::timeout(Duration::from_secs(60), committing);
+            drop(waiting.await);
+            drop(disk);
+            machine.local.kill();
+            machine.local.fail_power_after(u32::MAX);
+            let mut reading = volume::options();
+            reading.read_only = true;
+            let shown = volume::open(&machine.client, reading, 1 << 20).await;
+            let landed = content(&shown.expect("opens")).await[0] == 2;
+            // The second record's payload.
+            machine
+                .local
+                .flip("segment-00000", 64 + (64 + 512) + 64 + 100);
+            match machine.try_mount().await.map(|(disk, _)| disk) {
+                Ok(disk) if landed => assert_eq!(content(&disk).await[..512], [2; 512], "{call}"),
+                Ok(_) => {}
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Damaged, "{}", error.chain());
+                    damaged += 1;
+                }
+            }
+        }
+        assert!(damaged > 0);
+    });
+}

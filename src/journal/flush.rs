@@ -164,6 +164,23 @@ impl Journal {
         }
     }
 
+    /// Has the state say, durably, what is durable: that of the last record nothing else tells. Blocks for as long as the local disk takes.
+    ///
+    /// # Errors
+    /// `System`: the journal has failed, now or earlier.
+    pub fn vouch(&self) -> Result<()> {
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
+        let durable = *self.durable.borrow();
+        let mut state = self.state.lock();
+        if state.state.durable >= durable {
+            return Ok(());
+        }
+        let changed = state.change(|state| state.durable = durable);
+        changed.map_err(|e| self.fail("write to", e))
+    }
+
     /// Makes all durable that is appended; answers up to which record that is.
     fn lead(&self) -> Result<u64> {
         let (upto, reaches, segments, names) = {

@@ -208,7 +208,8 @@ impl WriteBack {
             return;
         };
         let block = |flush: &dyn Fn() -> Result<bool>| blocking(flush);
-        if journal.flush(block).await.is_ok() && journal.failure().is_none() {
+        // A record that is altered later is then no torn one, after which the log would end, and be put over the commit as far as it goes.
+        if journal.flush(block).await.is_ok() && blocking(|| journal.vouch()).is_ok() {
             return;
         }
         if let Err(error) = blocking(|| journal.disown()) {
