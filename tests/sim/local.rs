@@ -142,7 +142,7 @@ pub fn overlay(recovered: &Recovered) -> Result<Overlay, String> {
         let read = recovered.read(range.start, &mut bytes);
         read.map_err(|error| format!("the journal does not read: {}", error.chain()))?;
         let first = range.start as usize;
-        if first % SECTOR != 0 || bytes.len() % SECTOR != 0 {
+        if !first.is_multiple_of(SECTOR) || !bytes.len().is_multiple_of(SECTOR) {
             return Err(format!(
                 "the journal ends a write within a sector: {range:?}"
             ));
