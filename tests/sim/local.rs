@@ -93,7 +93,8 @@ impl Local {
 
     /// All of it is gone, and the machine gets another disk.
     pub fn lose(&mut self) {
-        *self.known.lock() = Known::default();
+        // Another one: nothing that still calls the old disk is looked at.
+        self.known = Arc::default();
         if self.disk.is_some() {
             self.put_disk_in();
         }

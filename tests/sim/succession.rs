@@ -44,6 +44,8 @@ impl Judge<'_> {
         };
         let holder = self.holder.map(|(holder, _)| holder);
         let intact = heir.of.filter(|root| self.is_intact(*root, holder));
+        // It may have claimed the disk before, and lost it again before it had mounted.
+        self.goes_on_after.remove(&session);
         if let Some(root) = intact {
             self.goes_on_after.insert(session, root);
         }
