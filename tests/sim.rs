@@ -61,7 +61,7 @@ mod viewer;
 mod world;
 
 /// The seeds of every `cargo test`: together they come across all that `tally` calls interesting. Two more are drawn each time.
-const FAST: &str = "0-9,18,28,54,66,67,75";
+const FAST: &str = "1-9,54,66,67,75";
 
 /// Tells another process of this test to print the history of that seed.
 const HISTORY_OF: &str = "BUCKETDISK_SIM_HISTORY_OF";
