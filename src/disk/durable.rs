@@ -23,7 +23,7 @@ impl Disk {
         }
     }
 
-    /// Returns when everything written before the call is durable, where [`DiskConfig::flush`] says: in the journal, for the next mount on
+    /// Returns when everything written before the call is durable, where [`super::DiskConfig::flush`] says: in the journal, for the next mount on
     /// this machine, or committed. A journal that has failed leaves the latter.
     ///
     /// # Errors
