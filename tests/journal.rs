@@ -101,7 +101,8 @@ fn run(seed: u64, rounds: usize) {
     let mut flushed = 0;
     let mut marks: Vec<(usize, Mark)> = Vec::new();
     let mut kept: Vec<(Place, Vec<u8>)> = Vec::new();
-    let mut openings = 0;
+    // Where in the log the journal was opened anew.
+    let mut openings: Vec<usize> = Vec::new();
     for round in 0..rounds {
         // Where the log may begin: a release that the power failed in may have moved it or not.
         let mut begins = vec![0];
@@ -129,10 +130,10 @@ fn run(seed: u64, rounds: usize) {
                             }
                         }
                         Err(AppendError::Full) => {
-                            // Each opening begins a segment, so that one before it stays partly empty.
+                            // The segment that ended before an opening may be as good as empty.
+                            let unused = (3 + openings.len() as u64) * SEGMENT;
                             assert!(
-                                journal.used_bytes() + len + (3 + openings) * SEGMENT > LIMIT
-                                    || !kept.is_empty()
+                                journal.used_bytes() + len + unused > LIMIT || !kept.is_empty()
                             );
                             kept.clear();
                         }
@@ -182,6 +183,8 @@ fn run(seed: u64, rounds: usize) {
                         // It makes the rest durable, too.
                         flushed = log.len() - count;
                         log.drain(..count);
+                        openings.retain(|at| *at > count);
+                        openings.iter_mut().for_each(|at| *at -= count);
                         marks.retain_mut(|(at, _)| {
                             let later = *at >= count;
                             *at = at.saturating_sub(count);
@@ -221,10 +224,14 @@ fn run(seed: u64, rounds: usize) {
                 "nothing is lost with the program alone"
             );
         }
-        openings += 2;
         let discard = random.random_bool(0.2);
         log = if discard { Vec::new() } else { all };
         let keep = (!discard).then_some(&replayed);
+        if discard {
+            openings.clear();
+        }
+        openings.retain(|at| *at <= log.len());
+        openings.push(log.len());
         journal = found.begin(keep, round as u128 + 2, LIMIT).expect("begins");
         if random.random_bool(0.2) {
             // Right after it has begun.
@@ -233,6 +240,7 @@ fn run(seed: u64, rounds: usize) {
             let (replayed, again) = replay(&found).expect("is sound");
             assert_eq!(again, log, "seed {seed} round {round}");
             journal = found.begin(Some(&replayed), 1, LIMIT).expect("begins");
+            openings.push(log.len());
         }
         kept.clear();
         flushed = log.len();
@@ -242,7 +250,7 @@ fn run(seed: u64, rounds: usize) {
             log.clear();
             marks.clear();
             flushed = 0;
-            openings = 0;
+            openings.clear();
         }
     }
 }
