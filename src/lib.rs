@@ -18,6 +18,7 @@
 //! codec        an object's header and checksum; pure functions of bytes
 //! object       put, get, delete, list over real stores; the decorators that retry, limit and count
 //! local        what this machine remembers of a disk; config: sizes and times as users write them
+//! secret       keys and passphrases in memory
 //! block, error values that all rooms share
 //! ```
 //!
@@ -51,4 +52,5 @@ pub mod journal;
 pub mod local;
 pub mod object;
 pub mod open;
+pub mod secret;
 pub mod store;

@@ -12,7 +12,9 @@ use uuid::Uuid;
 use crate::block::Seq;
 
 pub mod checked;
+pub mod keys;
 pub mod payload;
+pub mod seal;
 pub mod timestamp;
 
 pub use checked::Checked;
