@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::block::Seq;
 
 pub mod checked;
+pub mod compress;
 pub mod keys;
 pub mod payload;
 pub mod seal;
