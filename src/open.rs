@@ -11,6 +11,8 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::block::Geometry;
+use crate::codec::keys::DiskKeys;
+use crate::codec::{Codec, ObjectCodec};
 use crate::config::{MemoryPlan, check_cache_size, format_size};
 use crate::disk::{Disk, DiskConfig, FlushTo};
 use crate::error::{Error, ErrorKind, Result};
@@ -145,6 +147,10 @@ async fn client(target: &Target) -> Result<Arc<dyn ObjectClient>> {
     Ok(connected.with_requests(target.connection.requests))
 }
 
+fn codec() -> Arc<dyn Codec> {
+    Arc::new(ObjectCodec::PLAIN)
+}
+
 /// Makes a disk.
 ///
 /// # Errors
@@ -158,7 +164,7 @@ pub async fn create(target: &Target, spec: &DiskSpec) -> Result<Superblock> {
 /// # Errors
 /// `NotFound`; those of the store.
 pub async fn inspect(target: &Target, progress: &OnProgress) -> Result<DiskInfo> {
-    versioned::inspect(&client(target).await?, true, progress).await
+    versioned::inspect(&client(target).await?, &codec(), true, progress).await
 }
 
 /// Deletes a disk, and answers how many objects that were.
@@ -179,7 +185,7 @@ pub async fn delete(target: &Target, even_if_held: bool, progress: &OnProgress) 
         .iter()
         .flat_map(|(root, id)| LocalState::dead_sessions_of(root, *id));
     let own: Vec<SessionId> = past.map(|past| SessionId(past.session)).collect();
-    let deleted = versioned::delete(&client, even_if_held, &own, progress).await?;
+    let deleted = versioned::delete(&client, &codec(), even_if_held, &own, progress).await?;
     if let Some((root, id)) = local
         && let Err(error) = LocalState::forget(&root, id)
     {
@@ -278,7 +284,7 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
     let session = SessionId::fresh();
     let writes = !spec.read_only && !spec.target.is_memory();
     let (local, mut prepared) = match writes {
-        true => prepare(&superblock, spec, session)?,
+        true => prepare(&superblock, None, spec, session)?,
         false => (None, None),
     };
     let mut own_dead_sessions: Vec<SessionId> = local
@@ -307,6 +313,7 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
             session,
             own_dead_sessions,
             admit,
+            codec: codec(),
             cache,
             requests: plan.requests,
             sources: versioned::Sources::system(),
@@ -407,6 +414,7 @@ fn exact_size(bytes: u64) -> String {
 /// `Busy`; `Fenced` or `Damaged` where a journal may not be applied, or would be left behind; those of a directory that was asked for.
 fn prepare(
     superblock: &Superblock,
+    keys: Option<&Arc<DiskKeys>>,
     spec: &MountSpec,
     session: SessionId,
 ) -> Result<(Option<LocalState>, Option<Prepared>)> {
@@ -419,12 +427,12 @@ fn prepare(
     if let Some(local) = &local
         && !spec.discard_journal
     {
-        left_behind(local, directory.as_deref())?;
+        left_behind(local, directory.as_deref(), keys)?;
     }
     let prepared = match &directory {
         None => None,
         Some(directory) => {
-            let look = Prepared::look(directory, superblock, spec.discard_journal);
+            let look = Prepared::look(directory, superblock, keys, spec.discard_journal);
             match look {
                 Ok(prepared) => Some(prepared),
                 // Nobody has asked for this one, and there is none yet.
@@ -458,13 +466,17 @@ fn may_do_without(spec: &MountSpec, error: &Error) -> bool {
 }
 
 /// Refuses to leave what an earlier mount of this machine kept in another directory.
-fn left_behind(local: &LocalState, directory: Option<&Path>) -> Result<()> {
+fn left_behind(
+    local: &LocalState,
+    directory: Option<&Path>,
+    keys: Option<&Arc<DiskKeys>>,
+) -> Result<()> {
     let others = local
         .dead_sessions()
         .iter()
         .filter_map(|past| past.journal.as_deref());
     for other in others.filter(|other| Some(*other) != directory) {
-        if journal::holds_something(other) {
+        if journal::holds_something(other, keys) {
             let shown = other.display();
             return Err(Error::new(
                 ErrorKind::Fenced,

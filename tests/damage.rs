@@ -53,7 +53,8 @@ impl Damaged {
             .expect("is stored");
         let whole = bucket.body(&key).expect("is there");
         let mut flipped = whole.to_vec();
-        flipped[1000] ^= 4;
+        let last = flipped.len() - 1;
+        flipped[last] ^= 4;
         bucket.apply(Change::Put(key.clone(), flipped.into()));
 
         let faulty = Faulty::new(bucket.client(), 1);

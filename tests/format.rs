@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bucketdisk::block::{BlockIndex, Geometry, Seq};
-use bucketdisk::codec::{Checked, Codec, ObjectKind, Place};
+use bucketdisk::codec::{Codec, ObjectCodec, ObjectKind, Place};
 use bucketdisk::store::versioned::checkpoint::{Checkpoint, Garbage, LastSession};
 use bucketdisk::store::versioned::map::BlockMap;
 use bucketdisk::store::versioned::record::{Digest, Record, RecordBody, SessionId};
@@ -50,7 +50,7 @@ fn block_place(index: u64, version: u32) -> Place {
 }
 
 fn block(index: u64, version: u32) -> Bytes {
-    Checked.encode(&block_place(index, version), &content(index, version))
+    ObjectCodec::PLAIN.encode(&block_place(index, version), &content(index, version))
 }
 
 fn record(seq: u32, claim: u32, previous: Digest, body: RecordBody) -> Bytes {
@@ -63,11 +63,11 @@ fn record(seq: u32, claim: u32, previous: Digest, body: RecordBody) -> Bytes {
         time: time(),
         body,
     };
-    record.encode(&Checked, DISK)
+    record.encode(&ObjectCodec::PLAIN, DISK)
 }
 
 fn decode_record(seq: u32, object: &Bytes) -> Option<Record> {
-    Record::decode(&Checked, DISK, BLOCKS, Seq(seq), object).ok()
+    Record::decode(&ObjectCodec::PLAIN, DISK, BLOCKS, Seq(seq), object).ok()
 }
 
 fn claim() -> RecordBody {
@@ -112,11 +112,11 @@ fn checkpoint(seq: u32, head: Digest, stored: &[(u64, u32)], garbage: &[(u64, u3
         garbage: garbage.collect(),
         unpruned: vec![Seq(seq - 1), Seq(seq)],
     };
-    checkpoint.encode(&Checked, DISK)
+    checkpoint.encode(&ObjectCodec::PLAIN, DISK)
 }
 
 fn decode_checkpoint(seq: u32, object: &Bytes) -> Option<Checkpoint> {
-    Checkpoint::decode(&Checked, DISK, Seq(seq), BLOCKS, object).ok()
+    Checkpoint::decode(&ObjectCodec::PLAIN, DISK, Seq(seq), BLOCKS, object).ok()
 }
 
 fn sample_commit() -> Bytes {
@@ -250,7 +250,7 @@ fn each_record_is_stored_as_these_bytes() {
     for (seq, golden) in [(1, CLAIM), (3, COMMIT), (4, HEARTBEAT), (5, RELEASE)] {
         let object = Bytes::from(unhex(golden));
         let record = decode_record(seq, &object).expect("decodes");
-        assert_eq!(record.encode(&Checked, DISK), object);
+        assert_eq!(record.encode(&ObjectCodec::PLAIN, DISK), object);
     }
 }
 
@@ -259,7 +259,7 @@ fn a_checkpoint_is_stored_as_these_bytes() {
     assert_golden(&sample_checkpoint(), CHECKPOINT);
     let object = Bytes::from(unhex(CHECKPOINT));
     let checkpoint = decode_checkpoint(9, &object).expect("decodes");
-    assert_eq!(checkpoint.encode(&Checked, DISK), object);
+    assert_eq!(checkpoint.encode(&ObjectCodec::PLAIN, DISK), object);
 }
 
 // ---- damage ----
@@ -285,7 +285,10 @@ fn mutations(object: &[u8]) -> impl Iterator<Item = (String, Bytes)> + '_ {
 fn every_change_to_a_block_is_found() {
     let place = block_place(3, 9);
     for (change, object) in mutations(&block(3, 9)) {
-        assert!(Checked.decode(&place, object).is_err(), "{change}");
+        assert!(
+            ObjectCodec::PLAIN.decode(&place, object).is_err(),
+            "{change}"
+        );
     }
 }
 
@@ -337,9 +340,15 @@ fn an_object_that_lies_where_another_belongs_is_found() {
             ..good
         },
     ];
-    assert!(Checked.decode(&good, block(3, 9)).is_ok(), "the control");
+    assert!(
+        ObjectCodec::PLAIN.decode(&good, block(3, 9)).is_ok(),
+        "the control"
+    );
     for place in elsewhere {
-        assert!(Checked.decode(&place, block(3, 9)).is_err(), "{place:?}");
+        assert!(
+            ObjectCodec::PLAIN.decode(&place, block(3, 9)).is_err(),
+            "{place:?}"
+        );
     }
     assert!(decode_record(4, &sample_commit()).is_none());
     assert!(decode_record(9, &sample_checkpoint()).is_none());
@@ -371,7 +380,7 @@ fn write_disk(directory: &Path) -> Vec<u8> {
     let claims = [0, 1, 1, 1, 1, 1, 6];
     for ((seq, claim), body) in (1..).zip(claims).zip(bodies) {
         let object = record(seq, claim, previous, body);
-        previous = Record::digest(&object);
+        previous = Digest::of(&ObjectCodec::PLAIN, &object);
         put(keys::record(Seq(seq)), &object);
         if seq == 5 {
             let stored = [(0, 2), (1, 3), (300, 2)];

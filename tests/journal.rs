@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use support::local_disk::{LocalDisk, Trouble};
+use support::volume::keys;
 
 const DISK_BYTES: u64 = 1 << 20;
 const OWNER: Owner = Owner {
@@ -43,7 +44,7 @@ fn read(place: &Place) -> Vec<u8> {
 }
 
 fn look(files: &Arc<dyn LocalFiles>) -> Result<Found> {
-    let found = Found::look(files)?;
+    let found = Found::look(files, keys().as_ref())?;
     Ok(found.expect("there is a journal"))
 }
 
@@ -60,7 +61,7 @@ fn replay(found: &Found) -> Result<(Replayed, Vec<Said>)> {
 }
 
 fn fresh(disk: &Arc<LocalDisk>) -> Arc<Journal> {
-    let found = Found::create(&disk.files(), OWNER, 99, SEGMENT).expect("creates");
+    let found = Found::create(&disk.files(), OWNER, 99, SEGMENT, keys().as_ref()).expect("creates");
     found.begin(None, 1, LIMIT).expect("begins")
 }
 
@@ -355,11 +356,15 @@ fn a_segment_that_is_missing_is_damage() {
         assert!(error.chain().contains("missing"), "{}", error.chain());
     }
     disk.lose_file("state");
-    let error = Found::look(&disk.files()).expect_err("nobody knows whose it is");
+    let error = Found::look(&disk.files(), keys().as_ref()).expect_err("nobody knows whose it is");
     assert_eq!(error.kind(), ErrorKind::Damaged);
     Found::remove(&disk.files()).expect("removes");
     assert!(disk.names().is_empty());
-    assert!(Found::look(&disk.files()).expect("looks").is_none());
+    assert!(
+        Found::look(&disk.files(), keys().as_ref())
+            .expect("looks")
+            .is_none()
+    );
 }
 
 #[test]
@@ -476,11 +481,11 @@ fn a_journal_whose_making_has_failed_is_none_or_an_empty_one_when_the_power_fail
             failing_syncs: 0..1,
             ..Trouble::default()
         });
-        assert!(Found::create(&files, OWNER, 99, SEGMENT).is_err());
+        assert!(Found::create(&files, OWNER, 99, SEGMENT, keys().as_ref()).is_err());
         let mut found = look(&files).expect("is read, if not durable");
         found.reserve().expect("makes files");
         disk.lose_power();
-        if let Err(error) = Found::look(&disk.files()) {
+        if let Err(error) = Found::look(&disk.files(), keys().as_ref()) {
             panic!("seed {seed}: {}", error.chain());
         }
     }
@@ -521,8 +526,12 @@ fn a_crash_while_a_journal_is_made_leaves_none_or_an_empty_one() {
         let file = files.create("state", 8192).expect("creates");
         file.write_at(&[&[1; 4096]], 0).expect("writes");
         disk.lose_power();
-        assert!(Found::look(&files).expect("looks").is_none());
-        let found = Found::create(&files, OWNER, 5, SEGMENT).expect("creates");
+        assert!(
+            Found::look(&files, keys().as_ref())
+                .expect("looks")
+                .is_none()
+        );
+        let found = Found::create(&files, OWNER, 5, SEGMENT, keys().as_ref()).expect("creates");
         disk.lose_power();
         assert_eq!(replay(&found).expect("replays").1, []);
         let found = look(&files).expect("is durable");
@@ -627,7 +636,7 @@ fn a_flush_that_comes_while_another_runs_waits_for_the_next() {
         files: LocalDisk::new(0).files(),
         gate: Arc::clone(&gate),
     });
-    let found = Found::create(&files, OWNER, 1, SEGMENT).expect("creates");
+    let found = Found::create(&files, OWNER, 1, SEGMENT, keys().as_ref()).expect("creates");
     let journal = found.begin(None, 1, LIMIT).expect("begins");
     let soon = Duration::from_secs(20);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -733,7 +742,7 @@ fn a_file_that_is_being_made_ready_takes_no_records() {
     });
     // Larger than what is written of it at a time.
     let segment = 1 << 19;
-    let found = Found::create(&files, OWNER, 1, segment).expect("creates");
+    let found = Found::create(&files, OWNER, 1, segment, keys().as_ref()).expect("creates");
     let journal = found.begin(None, 1, 8 * segment).expect("begins");
     let soon = Duration::from_secs(20);
     let mut all = flush_often(&journal);
@@ -778,7 +787,7 @@ fn a_journal_that_cannot_be_made_ready_has_failed() {
 fn one_flush_serves_all_who_wait() {
     let root = tempfile::tempdir().expect("directory");
     let files: Arc<dyn LocalFiles> = Directory::new(root.path());
-    let found = Found::create(&files, OWNER, 1, SEGMENT).expect("creates");
+    let found = Found::create(&files, OWNER, 1, SEGMENT, keys().as_ref()).expect("creates");
     let journal = found.begin(None, 1, LIMIT).expect("begins");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(4)

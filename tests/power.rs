@@ -19,7 +19,7 @@ use rand::{RngExt, SeedableRng};
 use support::in_place::{Blocks, InPlace};
 use support::local_disk::{LocalDisk, Trouble};
 use support::memory::Bucket;
-use support::volume::{self, content};
+use support::volume::{self, content, keys};
 
 const DISK_BYTES: u64 = 256 << 10;
 const BLOCK: u64 = 16 << 10;
@@ -69,9 +69,10 @@ impl Machine {
             disk: 1,
             size_bytes: DISK_BYTES,
         };
-        let found = match Found::look(&files).expect("is sound") {
+        let found = match Found::look(&files, keys().as_ref()).expect("is sound") {
             Some(found) => found,
-            None => Found::create(&files, owner, rand::random(), SEGMENT).expect("creates"),
+            None => Found::create(&files, owner, rand::random(), SEGMENT, keys().as_ref())
+                .expect("creates"),
         };
         let store: Arc<dyn BlockStore> = match &self.layout {
             Layout::Versioned(client) => {

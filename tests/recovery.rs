@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use support::local_disk::{LocalDisk, Trouble};
 use support::memory::Bucket;
-use support::volume::{self, content};
+use support::volume::{self, content, keys};
 
 const DISK_BYTES: u64 = 256 << 10;
 const BLOCK: u64 = 16 << 10;
@@ -68,6 +68,7 @@ impl Machine {
         let new = NewJournal {
             id: rand::random(),
             segment_bytes: SEGMENT,
+            keys: keys(),
         };
         let files = self.local.files();
         let mut prepared = Prepared::look_at(&files, &superblock, new, self.discards)?;

@@ -14,7 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("codec", &["error", "block", "secret"]),
     ("cache", &["error", "block"]),
     ("store", &["error", "block", "cache", "codec", "object"]),
-    ("journal", &["error"]),
+    ("journal", &["error", "codec", "secret"]),
     ("disk", &["error", "block", "store", "journal"]),
     ("frontend", &["error", "block", "disk"]),
     ("control", &["error", "disk", "object"]),

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use support::block_store_contract::{self, Home, first_byte, given};
 use support::memory::{Bucket, Change};
-use support::volume::{create, mount, options};
+use support::volume::{codec, create, mount, options};
 
 mod support;
 
@@ -360,7 +360,8 @@ async fn damaged_missing_and_swapped_blocks_are_errors_that_name_the_block() {
         .expect("commits");
     let key = |index| keys::block(BlockIndex(index), version);
     let mut flipped = bucket.body(&key(1)).expect("there").to_vec();
-    flipped[100] ^= 1;
+    let last = flipped.len() - 1;
+    flipped[last] ^= 1;
     let swapped = bucket.body(&key(3)).expect("there");
     bucket.apply(Change::Put(key(1), flipped.into()));
     bucket.apply(Change::Put(key(2), swapped));
@@ -417,12 +418,12 @@ async fn delete_removes_the_disk_and_nothing_else() {
         bucket.apply(Change::Put(foreign.to_owned(), "mine".into()));
     }
     let quiet: versioned::OnProgress = Arc::new(|_| {});
-    let error = versioned::delete(&client, false, &[], &quiet)
+    let error = versioned::delete(&client, &codec(), false, &[], &quiet)
         .await
         .expect_err("is held");
     assert_eq!(error.kind(), ErrorKind::Held);
     store.release().await.expect("releases");
-    versioned::delete(&client, false, &[], &quiet)
+    versioned::delete(&client, &codec(), false, &[], &quiet)
         .await
         .expect("deletes");
     let left = [
@@ -432,7 +433,7 @@ async fn delete_removes_the_disk_and_nothing_else() {
         "photo.jpg",
     ];
     assert_eq!(bucket.keys(), left);
-    let error = versioned::delete(&client, false, &[], &quiet)
+    let error = versioned::delete(&client, &codec(), false, &[], &quiet)
         .await
         .expect_err("is gone");
     assert_eq!(error.kind(), ErrorKind::NotFound);

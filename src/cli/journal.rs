@@ -23,7 +23,7 @@ pub fn run(args: &JournalArgs, context: &Context) -> Result<()> {
 /// `NotFound` where there is no journal, `Busy` where a mount uses it, `Exists` where the file is there; `Damaged` where only a
 /// part of it could be read: the copy is what the journal held up to there.
 fn export(args: &JournalExportArgs, context: &Context) -> Result<()> {
-    let content = journal_content(&args.directory)?;
+    let content = journal_content(&args.directory, None)?;
     let list = beside(&args.file, ".ranges");
     sparse::may_make(&list, args.force)?;
     let draft = Draft::begin(&args.file, args.force)?;

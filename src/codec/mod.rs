@@ -1,7 +1,7 @@
 //! Codecs: what the bytes of an object look like around what it holds. Pure functions of bytes, no I/O, no keys.
 //!
-//! [`Codec`] is the one contract: plain bytes and their place in, an object out, and back. `checked` implements it with a
-//! checksum. `payload` holds the shape that records and checkpoints share: a JSON header and a strict binary tail.
+//! [`Codec`] is the one contract: plain bytes and their place in, an object out, and back. `object` implements it: `compress` packs what
+//! shrinks, `seal` encrypts with what `keys` has derived, or a checksum does where there is no key. `payload` holds the shape that records and checkpoints share: a JSON header and a strict binary tail.
 //! `timestamp` writes moments as text. The byte-by-byte description is `man/bucketdisk-layout.5`.
 
 use std::fmt;
@@ -9,16 +9,21 @@ use std::fmt;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use self::compress::UnpackError;
+use self::seal::BrokenSeal;
 use crate::block::Seq;
 
-pub mod checked;
 pub mod compress;
 pub mod keys;
+pub mod object;
 pub mod payload;
 pub mod seal;
 pub mod timestamp;
 
-pub use checked::Checked;
+pub use object::ObjectCodec;
+
+/// Bytes of a digest.
+pub const DIGEST_BYTES: usize = 16;
 
 /// What an object is; the value is the byte in its header. 4 is reserved for snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,6 +80,12 @@ pub trait Codec: Send + Sync + fmt::Debug {
     /// # Errors
     /// A [`DecodeError`] that says what does not fit.
     fn decode(&self, place: &Place, object: Bytes) -> Result<Bytes, DecodeError>;
+
+    /// Whether it only makes and checks checksums: takes no longer than to copy the bytes.
+    fn is_light(&self) -> bool;
+
+    /// Stands for an object where another one names it. Where there are keys, nobody can make one for an object of his own.
+    fn digest(&self, object: &[u8]) -> [u8; DIGEST_BYTES];
 }
 
 /// Why an object could not be decoded.
@@ -121,6 +132,18 @@ pub enum DecodeError {
         /// Bytes of content that there are.
         found: u64,
     },
+    /// The object is sealed, and the disk is not encrypted, or its key is not known.
+    #[error("the object is encrypted, and by its superblock the disk is not")]
+    Sealed,
+    /// The object is not sealed, and the disk is encrypted.
+    #[error("the object is not encrypted, and the disk is: somebody else has put it there")]
+    NotSealed,
+    /// Content or place differ from what was sealed.
+    #[error(transparent)]
+    BrokenSeal(#[from] BrokenSeal),
+    /// What was packed cannot be unpacked.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
     /// Content or place differ from what was written.
     #[error("the checksum differs: the object was altered, or belongs elsewhere")]
     WrongChecksum,

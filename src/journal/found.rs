@@ -5,11 +5,12 @@ use std::io;
 use std::sync::Arc;
 
 use super::files::{LocalFile, LocalFiles};
-use super::log::{Journal, Log, Mark, begin_segment};
+use super::log::{Journal, Log, Mark, salt};
 use super::record::{HEADER_BYTES, Kind, Record, aligned, may_be_header};
 use super::segment::{Place, Segment, SegmentHeader};
 use super::space::{Spare, unused_name};
 use super::state::{MOST_SESSIONS, NAME, Owner, STATE_BYTES, State, StateFile};
+use crate::codec::keys::DiskKeys;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The least number of segments: one is written to while another waits for its release.
@@ -59,6 +60,7 @@ pub struct Replayed {
 #[derive(Debug)]
 pub struct Found {
     files: Arc<dyn LocalFiles>,
+    keys: Option<Arc<DiskKeys>>,
     state: StateFile,
     segments: BTreeMap<u64, Arc<Segment>>,
     /// Files of the journal that hold no segment.
@@ -68,11 +70,14 @@ pub struct Found {
 }
 
 impl Found {
-    /// Looks for a journal; `None` where there is none.
+    /// Looks for a journal; `None` where there is none. `keys` are those of an encrypted disk.
     ///
     /// # Errors
     /// `Damaged` where there are segments and no state that says whose they are; `System`.
-    pub fn look(files: &Arc<dyn LocalFiles>) -> Result<Option<Found>> {
+    pub fn look(
+        files: &Arc<dyn LocalFiles>,
+        keys: Option<&Arc<DiskKeys>>,
+    ) -> Result<Option<Found>> {
         let failed = |e| failed(files, "read", e);
         let names = files.names().map_err(failed)?;
         let names: Vec<String> = names.into_iter().filter(|n| is_segment(n)).collect();
@@ -96,6 +101,7 @@ impl Found {
         };
         let mut found = Found {
             files: Arc::clone(files),
+            keys: keys.cloned(),
             state,
             segments: BTreeMap::new(),
             others: Vec::new(),
@@ -119,6 +125,7 @@ impl Found {
         owner: Owner,
         id: u128,
         segment_bytes: u64,
+        keys: Option<&Arc<DiskKeys>>,
     ) -> Result<Found> {
         let make = || -> io::Result<StateFile> {
             // What a crash left of an earlier try.
@@ -150,6 +157,7 @@ impl Found {
         let state = make().map_err(|e| failed(files, "make", e))?;
         Ok(Found {
             files: Arc::clone(files),
+            keys: keys.cloned(),
             state,
             segments: BTreeMap::new(),
             others: Vec::new(),
@@ -219,6 +227,7 @@ impl Found {
             None => return Err(self.missing(tail.segment)),
         };
         loop {
+            self.check_sealing(current)?;
             replayed.segments.push(current.header.number);
             let ended = self
                 .replay_segment(current, at, &mut replayed, visit)
@@ -319,8 +328,10 @@ impl Found {
             previous: kept.last().copied().unwrap_or(0),
             first,
             previous_end: known,
+            salt: salt(self.keys.as_ref()),
         };
-        let active = begin_segment(header, name, file, id, bytes)?;
+        let active = Segment::new(header, name, file, id, bytes, self.keys.as_ref());
+        active.write_header(id)?;
         active.file.sync()?;
         self.files.sync_names()?;
         let position = keep.map_or(0, |k| k.position);
@@ -367,6 +378,7 @@ impl Found {
             state,
             log,
             most,
+            self.keys.clone(),
         )))
     }
 
@@ -381,7 +393,7 @@ impl Found {
         file.read_at(&mut header, 0)?;
         match SegmentHeader::decode(&header, id) {
             Some(header) => {
-                let segment = Segment::new(header, name, file, id, bytes);
+                let segment = Segment::new(header, name, file, id, bytes, self.keys.as_ref());
                 self.segments.insert(header.number, segment);
             }
             None => self.others.push((name, file)),
@@ -427,6 +439,24 @@ impl Found {
             replayed.end += 1;
         }
         Ok(Ok(at))
+    }
+
+    /// What an encrypted disk has written is sealed, and nothing else is.
+    fn check_sealing(&self, segment: &Segment) -> Result<()> {
+        match (segment.header.is_sealed(), &self.keys) {
+            (true, None) => Err(Error::new(
+                ErrorKind::Denied,
+                format!(
+                    "the journal in {} is encrypted: the key of its disk is needed",
+                    self.files.location()
+                ),
+            )),
+            (false, Some(_)) => Err(self.damaged(format!(
+                "segment file {} is not encrypted, and the disk is: somebody else has put it there",
+                segment.name
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn check_place(&self, record: &Record) -> Result<()> {
@@ -500,7 +530,8 @@ fn says_lost(segment: &Segment, from: u64, lost: &dyn Fn(u64) -> bool) -> io::Re
         {
             let place = at + (n * HEADER_BYTES) as u64;
             if may_be_header(header)
-                && Record::decode(header, segment.seed.wrapping_add(place))
+                && segment
+                    .decode(header, place)
                     .is_some_and(|record| lost(record.durable))
             {
                 return Ok(true);

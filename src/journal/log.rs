@@ -1,5 +1,6 @@
 //! The open journal: appending records.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,11 +9,13 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use super::files::{LocalFile, LocalFiles};
-use super::record::{HEADER_BYTES, Kind, Record, aligned, check};
+use super::cipher::{NO_SALT, SALT_BYTES, fresh_salt};
+use super::files::LocalFiles;
+use super::record::{CHECK_BYTES, HEADER_BYTES, Kind, Record, aligned};
 use super::segment::{Place, Segment, SegmentHeader};
 use super::space::Spare;
 use super::state::StateFile;
+use crate::codec::keys::DiskKeys;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a write is cut at where a segment ends.
@@ -68,6 +71,8 @@ pub enum AppendError {
 pub struct Journal {
     pub(super) files: Arc<dyn LocalFiles>,
     id: u128,
+    /// Those of an encrypted disk.
+    keys: Option<Arc<DiskKeys>>,
     pub(super) segment_bytes: u64,
     /// The most segments.
     pub(super) most: usize,
@@ -105,12 +110,19 @@ pub(super) struct Log {
 struct Planned<'a> {
     at: u64,
     header: [u8; HEADER_BYTES],
-    payload: &'a [u8],
+    payload: Cow<'a, [u8]>,
 }
 
 impl Journal {
-    pub(super) fn new(files: Arc<dyn LocalFiles>, state: StateFile, log: Log, most: usize) -> Self {
+    pub(super) fn new(
+        files: Arc<dyn LocalFiles>,
+        state: StateFile,
+        log: Log,
+        most: usize,
+        keys: Option<Arc<DiskKeys>>,
+    ) -> Self {
         Journal {
+            keys,
             files,
             id: state.state.journal,
             segment_bytes: state.state.segment_bytes,
@@ -265,15 +277,16 @@ impl Journal {
             durable: *self.durable.borrow(),
             offset,
             len,
-            payload_check: check(payload, log.active.seed),
+            check: [0; CHECK_BYTES],
         };
+        let (header, payload) = log.active.encode(at, record, payload);
         let takes = HEADER_BYTES as u64 + aligned(payload.len() as u64);
         log.end.at += takes;
         log.end.position += takes;
         log.end.record += 1;
         Planned {
             at,
-            header: record.encode(log.active.seed.wrapping_add(at)),
+            header,
             payload,
         }
     }
@@ -287,8 +300,17 @@ impl Journal {
             previous: log.active.header.number,
             first: log.end.record,
             previous_end: log.end.record,
+            salt: salt(self.keys.as_ref()),
         };
-        let segment = begin_segment(header, spare.name, spare.file, self.id, self.segment_bytes)?;
+        let segment = Segment::new(
+            header,
+            spare.name,
+            spare.file,
+            self.id,
+            self.segment_bytes,
+            self.keys.as_ref(),
+        );
+        segment.write_header(self.id)?;
         log.older
             .push_back(std::mem::replace(&mut log.active, Arc::clone(&segment)));
         log.unsynced.push(segment);
@@ -300,16 +322,9 @@ impl Journal {
     }
 }
 
-/// Writes a segment's header; not durable when it returns.
-pub(super) fn begin_segment(
-    header: SegmentHeader,
-    name: String,
-    file: Arc<dyn LocalFile>,
-    journal: u128,
-    bytes: u64,
-) -> io::Result<Arc<Segment>> {
-    file.write_at(&[&header.encode(journal)], 0)?;
-    Ok(Segment::new(header, name, file, journal, bytes))
+/// The salt of a new segment.
+pub(super) fn salt(keys: Option<&Arc<DiskKeys>>) -> [u8; SALT_BYTES] {
+    keys.map_or(NO_SALT, |_| fresh_salt())
 }
 
 /// Writes what is planned to the active segment.
@@ -321,7 +336,7 @@ fn write_out(log: &mut Log, planned: &mut Vec<Planned<'_>>) -> io::Result<()> {
     for record in planned.iter() {
         let padding = aligned(record.payload.len() as u64) as usize - record.payload.len();
         parts.push(&record.header);
-        parts.push(record.payload);
+        parts.push(&record.payload);
         parts.push(&PADDING[..padding]);
     }
     parts.pop(); // nothing follows the last one

@@ -27,7 +27,9 @@
 //! on, takes no more records and flushes nothing. What it holds stays readable as far as it is sound.
 //!
 //! One checksum (XXH3, 64 bits, seeded with the journal's id and the segment's number) covers a record's header, another its payload.
+//! Of an encrypted disk the payload is sealed, with what the header says, and where it belongs in the disk is hidden (`cipher`).
 
+mod cipher;
 mod directory;
 mod files;
 mod flush;

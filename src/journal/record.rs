@@ -8,17 +8,25 @@
 //! | 16 | 8 | every record with a smaller number than this was durable when this one was written |
 //! | 24 | 8 | offset in the disk, in bytes |
 //! | 32 | 8 | length in bytes: of the payload, or of the range that was made zero (then there is no payload) |
-//! | 40 | 8 | checksum of the payload |
-//! | 48 | 8 | zero |
+//! | 40 | 16 | checksum of the payload (8 bytes), then zero; or where the segment is sealed, the tag of the first 40 bytes and the payload |
 //! | 56 | 8 | checksum of the 56 bytes before |
+//!
+//! In a sealed segment offset and length, the bytes from 24 to 40, are hidden, after the tag was made.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::cipher::Sealer;
 
 /// Bytes of a header, and what records are aligned to.
 pub(super) const HEADER_BYTES: usize = 64;
 
 const MAGIC: [u8; 4] = *b"BDJr";
 const CHECKED: usize = 56;
+/// Bytes of what stands for the payload.
+pub(super) const CHECK_BYTES: usize = 16;
+/// What of a header a tag covers; its last 16 bytes are hidden.
+const SAID: usize = 40;
+const OPEN: usize = 24;
 
 /// What a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +45,8 @@ pub(super) struct Record {
     pub(super) durable: u64,
     pub(super) offset: u64,
     pub(super) len: u64,
-    pub(super) payload_check: u64,
+    /// Checksum or tag of the payload.
+    pub(super) check: [u8; CHECK_BYTES],
 }
 
 impl Record {
@@ -49,34 +58,44 @@ impl Record {
         }
     }
 
-    /// Encodes a header under its segment's seed.
-    pub(super) fn encode(&self, seed: u64) -> [u8; HEADER_BYTES] {
-        let mut header = [0; HEADER_BYTES];
-        header[..4].copy_from_slice(&MAGIC);
+    /// What a header says, but for what is made of it and the payload.
+    pub(super) fn said(&self) -> [u8; SAID] {
+        let mut said = [0; SAID];
+        said[..4].copy_from_slice(&MAGIC);
         let kind: u32 = match self.kind {
             Kind::Write => 1,
             Kind::Zeros => 2,
         };
-        header[4..8].copy_from_slice(&kind.to_le_bytes());
-        let words = [
-            self.number,
-            self.durable,
-            self.offset,
-            self.len,
-            self.payload_check,
-            0,
-        ];
+        said[4..8].copy_from_slice(&kind.to_le_bytes());
+        let words = [self.number, self.durable, self.offset, self.len];
         for (at, word) in words.into_iter().enumerate() {
-            put(&mut header, 8 + 8 * at, word);
+            put(&mut said, 8 + 8 * at, word);
         }
-        let check = check(&header[..CHECKED], seed);
+        said
+    }
+
+    /// Encodes a header for a place of a segment with that seed.
+    pub(super) fn encode(&self, at: u64, seed: u64, sealer: Option<&Sealer>) -> [u8; HEADER_BYTES] {
+        let mut header = [0; HEADER_BYTES];
+        header[..SAID].copy_from_slice(&self.said());
+        if let Some(sealer) = sealer {
+            sealer.hide(at, &mut header[OPEN..SAID]);
+        }
+        header[SAID..CHECKED].copy_from_slice(&self.check);
+        let check = check(&header[..CHECKED], seed.wrapping_add(at));
         put(&mut header, CHECKED, check);
         header
     }
 
-    /// Decodes a header; `None` where there is none, or none of this segment.
-    pub(super) fn decode(header: &[u8; HEADER_BYTES], seed: u64) -> Option<Record> {
-        if header[..4] != MAGIC || get(header, CHECKED) != check(&header[..CHECKED], seed) {
+    /// Decodes a header that was found at a place of a segment with that seed; `None` where there is none, or none of this segment.
+    pub(super) fn decode(
+        header: &[u8; HEADER_BYTES],
+        at: u64,
+        seed: u64,
+        sealer: Option<&Sealer>,
+    ) -> Option<Record> {
+        let sum = check(&header[..CHECKED], seed.wrapping_add(at));
+        if header[..4] != MAGIC || get(header, CHECKED) != sum {
             return None;
         }
         let kind = match header[4..8] {
@@ -84,13 +103,17 @@ impl Record {
             [2, 0, 0, 0] => Kind::Zeros,
             _ => return None,
         };
+        let mut said = *header;
+        if let Some(sealer) = sealer {
+            sealer.hide(at, &mut said[OPEN..SAID]);
+        }
         Some(Record {
             kind,
-            number: get(header, 8),
-            durable: get(header, 16),
-            offset: get(header, 24),
-            len: get(header, 32),
-            payload_check: get(header, 40),
+            number: get(&said, 8),
+            durable: get(&said, 16),
+            offset: get(&said, 24),
+            len: get(&said, 32),
+            check: said[SAID..CHECKED].try_into().ok()?,
         })
     }
 }
@@ -123,7 +146,14 @@ pub(super) fn get(from: &[u8], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
+    use super::super::cipher::fresh_salt;
     use super::*;
+    use crate::codec::keys::{DiskKeys, MasterKey};
+    use crate::secret::Key;
 
     const RECORD: Record = Record {
         kind: Kind::Write,
@@ -131,26 +161,42 @@ mod tests {
         durable: 7,
         offset: 4096,
         len: 512,
-        payload_check: u64::MAX,
+        check: [0xee; CHECK_BYTES],
     };
 
+    fn sealer() -> Sealer {
+        let keys = DiskKeys::derive(&MasterKey(Key::fresh()), Uuid::nil());
+        Sealer::new(Arc::new(keys), fresh_salt())
+    }
+
     #[test]
-    fn a_header_is_what_was_encoded_and_only_under_its_seed() {
-        for kind in [Kind::Write, Kind::Zeros] {
-            let record = Record { kind, ..RECORD };
-            let header = record.encode(5);
-            assert_eq!(Record::decode(&header, 5), Some(record));
-            assert_eq!(Record::decode(&header, 6), None);
+    fn a_header_is_what_was_encoded_and_only_at_its_place_under_its_seed() {
+        let sealer = sealer();
+        for sealer in [None, Some(&sealer)] {
+            for kind in [Kind::Write, Kind::Zeros] {
+                let record = Record { kind, ..RECORD };
+                let header = record.encode(640, 5, sealer);
+                assert_eq!(Record::decode(&header, 640, 5, sealer), Some(record));
+                assert_eq!(Record::decode(&header, 640, 6, sealer), None);
+                assert_eq!(Record::decode(&header, 704, 5, sealer), None);
+            }
         }
     }
 
     #[test]
+    fn a_sealed_header_does_not_show_where_in_the_disk_it_belongs() {
+        let header = RECORD.encode(640, 5, Some(&sealer()));
+        assert_ne!(get(&header, 24), RECORD.offset);
+        assert_ne!(get(&header, 32), RECORD.len);
+    }
+
+    #[test]
     fn a_header_with_any_bit_flipped_is_none() {
-        let header = RECORD.encode(5);
+        let header = RECORD.encode(64, 5, None);
         for bit in 0..HEADER_BYTES * 8 {
             let mut altered = header;
             altered[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Record::decode(&altered, 5), None, "bit {bit}");
+            assert_eq!(Record::decode(&altered, 64, 5, None), None, "bit {bit}");
         }
     }
 }

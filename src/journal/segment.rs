@@ -2,13 +2,18 @@
 //!
 //! Its header, 64 bytes, little-endian: `BDJs`, format version (4 bytes: 1), then eight bytes each: its number, the number of the segment
 //! that it goes on after (0: none), the number of the record that it begins with, the number that the next record of the segment
-//! before it would have had, 16 bytes of zero, and a checksum of the 56 bytes before.
+//! before it would have had, then its salt (16 bytes; all zero where it is not sealed), and a checksum of the 56 bytes before.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
+use super::cipher::{NO_SALT, SALT_BYTES, Sealer};
 use super::files::LocalFile;
-use super::record::{self, HEADER_BYTES, Kind, Record, check, get, put};
+use super::record::{CHECK_BYTES, HEADER_BYTES, Kind, Record, check, get, put};
+use crate::codec::keys::DiskKeys;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Size of the segment files of a new journal, in bytes.
@@ -17,6 +22,7 @@ pub const SEGMENT_BYTES: u64 = 16 << 20;
 const MAGIC: [u8; 4] = *b"BDJs";
 const VERSION: u32 = 1;
 const CHECKED: usize = 56;
+const SALT: usize = 40;
 
 /// What a segment's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,9 +34,16 @@ pub(super) struct SegmentHeader {
     pub(super) first: u64,
     /// The end of the segment before it: the number that its next record would have had.
     pub(super) previous_end: u64,
+    /// Makes its nonces; all zero where it is not sealed.
+    pub(super) salt: [u8; SALT_BYTES],
 }
 
 impl SegmentHeader {
+    /// Whether what it holds is encrypted.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.salt != NO_SALT
+    }
+
     pub(super) fn encode(&self, journal: u128) -> [u8; HEADER_BYTES] {
         let mut header = [0; HEADER_BYTES];
         header[..4].copy_from_slice(&MAGIC);
@@ -39,6 +52,7 @@ impl SegmentHeader {
         put(&mut header, 16, self.previous);
         put(&mut header, 24, self.first);
         put(&mut header, 32, self.previous_end);
+        header[SALT..CHECKED].copy_from_slice(&self.salt);
         let sum = check(&header[..CHECKED], seed(journal, 0));
         put(&mut header, CHECKED, sum);
         header
@@ -50,11 +64,13 @@ impl SegmentHeader {
         let sound = header[..4] == MAGIC
             && header[4..8] == VERSION.to_le_bytes()
             && get(header, CHECKED) == sum;
+        let salt = header[SALT..CHECKED].try_into().ok()?;
         sound.then(|| SegmentHeader {
             number: get(header, 8),
             previous: get(header, 16),
             first: get(header, 24),
             previous_end: get(header, 32),
+            salt,
         })
     }
 }
@@ -74,6 +90,8 @@ pub struct Segment {
     pub(super) name: String,
     pub(super) file: Arc<dyn LocalFile>,
     pub(super) seed: u64,
+    /// Present if it is sealed, and the keys are known.
+    sealer: Option<Sealer>,
     /// Size of the file.
     pub(super) bytes: u64,
 }
@@ -85,14 +103,22 @@ impl Segment {
         file: Arc<dyn LocalFile>,
         journal: u128,
         bytes: u64,
+        keys: Option<&Arc<DiskKeys>>,
     ) -> Arc<Segment> {
+        let keys = keys.filter(|_| header.is_sealed());
         Arc::new(Segment {
             seed: seed(journal, header.number),
+            sealer: keys.map(|keys| Sealer::new(Arc::clone(keys), header.salt)),
             bytes,
             header,
             name,
             file,
         })
+    }
+
+    /// Writes the header; not durable when it returns.
+    pub(super) fn write_header(&self, journal: u128) -> io::Result<()> {
+        self.file.write_at(&[&self.header.encode(journal)], 0)
     }
 
     /// The record at a place of the segment, its payload not looked at; `None` where there is none.
@@ -102,17 +128,65 @@ impl Segment {
         }
         let mut header = [0; HEADER_BYTES];
         self.file.read_at(&mut header, at)?;
-        let record = Record::decode(&header, self.seed.wrapping_add(at));
+        let record = self.decode(&header, at);
         let fits = |r: &Record| r.payload_len() <= self.bytes - at - HEADER_BYTES as u64;
         Ok(record.filter(fits))
     }
 
+    /// The record whose header was found at a place; `None` where it is none.
+    pub(super) fn decode(&self, header: &[u8; HEADER_BYTES], at: u64) -> Option<Record> {
+        Record::decode(header, at, self.seed, self.sealer.as_ref())
+    }
+
+    /// A record for a place of the segment as it is written there: header and payload. What its `check` says is made here.
+    pub(super) fn encode<'a>(
+        &self,
+        at: u64,
+        mut record: Record,
+        payload: &'a [u8],
+    ) -> ([u8; HEADER_BYTES], Cow<'a, [u8]>) {
+        let payload = match &self.sealer {
+            None => {
+                let sum = check(payload, self.seed);
+                record.check[..8].copy_from_slice(&sum.to_le_bytes());
+                Cow::Borrowed(payload)
+            }
+            Some(sealer) => {
+                let mut sealed = payload.to_vec();
+                record.check = sealer.seal(at, &record.said(), &mut sealed);
+                Cow::Owned(sealed)
+            }
+        };
+        (record.encode(at, self.seed, self.sealer.as_ref()), payload)
+    }
+
     /// The payload of a record at a place; `None` where it is not what was written.
-    pub(super) fn payload_at(&self, at: u64, record: &Record) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn payload_at(
+        &self,
+        at: u64,
+        record: &Record,
+    ) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
         let len = usize::try_from(record.payload_len()).unwrap_or(usize::MAX);
-        let mut payload = vec![0; len];
+        let mut payload = Zeroizing::new(vec![0; len]);
         self.file.read_at(&mut payload, at + HEADER_BYTES as u64)?;
-        Ok((record::check(&payload, self.seed) == record.payload_check).then_some(payload))
+        let sound = match &self.sealer {
+            None => {
+                let mut sum = [0; CHECK_BYTES];
+                sum[..8].copy_from_slice(&check(&payload, self.seed).to_le_bytes());
+                sum == record.check
+            }
+            Some(sealer) => sealer.open(at, &record.said(), &mut payload, &record.check),
+        };
+        Ok(sound.then_some(payload))
+    }
+
+    /// Fills `buf` with bytes of the payload of the record at a place, as the local file system answers them: nothing is verified.
+    fn part_at(&self, at: u64, skip: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(buf, at + HEADER_BYTES as u64 + skip)?;
+        if let Some(sealer) = &self.sealer {
+            sealer.open_part(at, skip, buf);
+        }
+        Ok(())
     }
 }
 
@@ -157,10 +231,8 @@ impl Place {
     /// # Errors
     /// `System`.
     pub fn read(&self, buf: &mut [u8]) -> Result<()> {
-        let at = u64::from(self.record) + HEADER_BYTES as u64 + u64::from(self.skip);
         self.segment
-            .file
-            .read_at(buf, at)
+            .part_at(u64::from(self.record), u64::from(self.skip), buf)
             .map_err(|e| self.unreadable(e))
     }
 

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::SessionId;
 use crate::block::Geometry;
+use crate::codec::keys::DiskKeys;
 use crate::config::format_size;
 use crate::disk::{Kept, Recovered};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,12 +45,14 @@ pub struct Prepared {
 }
 
 /// What a journal is made with where there is none.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct NewJournal {
     /// Its id, to be random.
     pub id: u128,
     /// The size of its segments.
     pub segment_bytes: u64,
+    /// The keys of an encrypted disk; also those of a journal that is there.
+    pub keys: Option<Arc<DiskKeys>>,
 }
 
 /// What goes on with a journal once the disk is claimed: it, what of it is not in the bucket yet, if anything, and what keeps other
@@ -88,6 +91,7 @@ impl Prepared {
     pub(super) fn look(
         directory: &Path,
         superblock: &Superblock,
+        keys: Option<&Arc<DiskKeys>>,
         discard: bool,
     ) -> Result<Prepared> {
         make_private(directory)?;
@@ -96,6 +100,7 @@ impl Prepared {
         let new = NewJournal {
             id: rand::random(),
             segment_bytes: SEGMENT_BYTES,
+            keys: keys.cloned(),
         };
         let mut prepared = Prepared::look_at(&files, superblock, new, discard)?;
         prepared.lock = Some(lock);
@@ -117,7 +122,7 @@ impl Prepared {
             disk: superblock.id.as_u128(),
             size_bytes: superblock.geometry.size_bytes(),
         };
-        let found = match Found::look(files) {
+        let found = match Found::look(files, new.keys.as_ref()) {
             Err(error) if error.kind() == ErrorKind::Damaged && discard => {
                 Found::remove(files)?;
                 None
@@ -126,7 +131,7 @@ impl Prepared {
         };
         let mut found = match found {
             Some(found) => found,
-            None => Found::create(files, owner, new.id, new.segment_bytes)?,
+            None => Found::create(files, owner, new.id, new.segment_bytes, new.keys.as_ref())?,
         };
         if found.owner() != owner {
             return Err(Error::new(
@@ -257,7 +262,7 @@ pub struct JournalContent {
 ///
 /// # Errors
 /// `NotFound`, `Busy`, `Damaged` where nothing can be read, `System`.
-pub fn journal_content(directory: &Path) -> Result<JournalContent> {
+pub fn journal_content(directory: &Path, keys: Option<&Arc<DiskKeys>>) -> Result<JournalContent> {
     let nothing = || {
         let text = format!("there is no journal in {}", directory.display());
         Error::new(ErrorKind::NotFound, text)
@@ -267,7 +272,7 @@ pub fn journal_content(directory: &Path) -> Result<JournalContent> {
     }
     let lock = DirectoryLock::take(directory)?;
     let files: Arc<dyn LocalFiles> = Directory::new(directory);
-    let found = Found::look(&files)?.ok_or_else(nothing)?;
+    let found = Found::look(&files, keys)?.ok_or_else(nothing)?;
     let size_bytes = found.owner().size_bytes;
     // Any block size does: only the content's place matters here.
     let geometry = Geometry::new(size_bytes, u64::from(crate::block::MIN_BLOCK_BYTES))?;
@@ -286,13 +291,13 @@ pub fn journal_content(directory: &Path) -> Result<JournalContent> {
 }
 
 /// Whether a directory has a journal with something in it; what cannot be read counts.
-pub(super) fn holds_something(directory: &Path) -> bool {
+pub(super) fn holds_something(directory: &Path, keys: Option<&Arc<DiskKeys>>) -> bool {
     let files: Arc<dyn LocalFiles> = Directory::new(directory);
     if !directory.join("state").exists() {
         return false;
     }
     let mut any = false;
-    match Found::look(&files) {
+    match Found::look(&files, keys) {
         Ok(Some(found)) => found.replay(&mut |_| any = true).is_err() || any,
         Ok(None) => false,
         Err(_) => true,

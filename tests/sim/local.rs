@@ -16,6 +16,7 @@ use rand::{RngExt, SeedableRng};
 use super::remains::Remains;
 use super::stamp::{SECTOR, Stamps, stamps};
 use super::support::local_disk::LocalDisk;
+use super::support::volume::keys;
 use super::world::World;
 
 /// Small segments, so that the log goes from one to the next all the time.
@@ -114,6 +115,7 @@ pub fn look(
     let new = NewJournal {
         id,
         segment_bytes: SEGMENT_BYTES,
+        keys: keys(),
     };
     Prepared::look_at(&disk.files(), superblock, new, discard)
 }
@@ -125,7 +127,7 @@ pub fn look(
 pub fn held(disk: &Arc<LocalDisk>, geometry: Geometry) -> Result<Overlay, String> {
     let told = |error: Error| format!("the journal: {}", error.chain());
     let mut recovered = Recovered::new(geometry);
-    if let Some(found) = Found::look(&disk.files()).map_err(told)? {
+    if let Some(found) = Found::look(&disk.files(), keys().as_ref()).map_err(told)? {
         found
             .replay(&mut |entry| recovered.take(entry))
             .map_err(told)?;

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bucketdisk::block::Geometry;
-use bucketdisk::codec::Checked;
 use bucketdisk::disk::{Disk, DiskConfig, FlushTo, Kept};
 use bucketdisk::error::ErrorKind;
 use bucketdisk::object::{ObjectClient, Patience};
@@ -26,6 +25,7 @@ use super::profile::Profile;
 use super::stamp::SECTOR;
 use super::support::fault::{Faulty, Sent};
 use super::support::memory::Bucket;
+use super::support::volume::codec;
 use super::tally::Tally;
 use super::truth::Truth;
 use super::viewer;
@@ -277,7 +277,7 @@ impl World {
     pub fn decode(&self, number: u32, object: &Bytes) -> Option<Record> {
         let (disk, blocks) = (self.superblock.id, self.profile.blocks);
         let seq = bucketdisk::block::Seq(number);
-        Record::decode(&Checked, disk, blocks, seq, object).ok()
+        Record::decode(&*codec(), disk, blocks, seq, object).ok()
     }
 
     /// Every request of every actor: by whom, when, what, with its body.

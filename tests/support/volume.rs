@@ -1,15 +1,20 @@
 //! Disks in the native layout for tests: making, mounting, opening.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bucketdisk::block::Geometry;
+use bucketdisk::codec::compress::Compression;
+use bucketdisk::codec::keys::{DiskKeys, MasterKey};
+use bucketdisk::codec::{Codec, ObjectCodec};
 use bucketdisk::disk::{Disk, DiskConfig, FlushTo};
 use bucketdisk::error::Result;
 use bucketdisk::object::ObjectClient;
+use bucketdisk::secret::Key;
 use bucketdisk::store::versioned::{
     self, DiskSpec, MountOptions, SessionId, Sources, VersionedStore,
 };
+use uuid::Uuid;
 
 /// Makes a disk.
 pub async fn create(client: &Arc<dyn ObjectClient>, size_bytes: u64, block_bytes: u64) {
@@ -24,6 +29,32 @@ pub async fn create(client: &Arc<dyn ObjectClient>, size_bytes: u64, block_bytes
         .expect("the disk is made");
 }
 
+/// How objects are made: as the variable `BUCKETDISK_TEST_CODEC` says, `plain` (where it is not set), or a compression, or `encrypted`, or
+/// both: `encrypted zstd:1`. The keys are always the same.
+pub fn codec() -> Arc<dyn Codec> {
+    Arc::new(CODEC.0.clone())
+}
+
+/// The keys of the journal and of [`codec`], where that encrypts. Always the same.
+pub fn keys() -> Option<Arc<DiskKeys>> {
+    CODEC.1.clone()
+}
+
+static CODEC: LazyLock<(ObjectCodec, Option<Arc<DiskKeys>>)> = LazyLock::new(|| {
+    let asked = std::env::var("BUCKETDISK_TEST_CODEC").unwrap_or_default();
+    let (mut compression, mut keys) = (Compression::None, None);
+    for word in asked.split_whitespace().filter(|word| *word != "plain") {
+        match word {
+            "encrypted" => {
+                let master = MasterKey(Key::fill(|key| key.fill(0x5e)));
+                keys = Some(Arc::new(DiskKeys::derive(&master, Uuid::nil())));
+            }
+            other => compression = other.parse().expect("a compression"),
+        }
+    }
+    (ObjectCodec::new(compression, keys.clone()), keys)
+});
+
 /// Options of an ordinary mount for writing.
 pub fn options() -> MountOptions {
     MountOptions {
@@ -34,6 +65,7 @@ pub fn options() -> MountOptions {
         session: SessionId::fresh(),
         own_dead_sessions: Vec::new(),
         admit: Arc::new(|_| Ok(())),
+        codec: codec(),
         cache: None,
         requests: 8,
         sources: Sources::system(),

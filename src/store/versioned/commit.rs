@@ -258,7 +258,7 @@ impl VersionedStore {
         if let RecordPut::Taken(other) = self.objects.put_record(record.seq, object).await? {
             return Err(self.fence(&other));
         }
-        let superseded = self.apply(record, Record::digest(object));
+        let superseded = self.apply(record, Digest::of(&*self.objects.codec, object));
         if let Some(cache) = &self.objects.cache {
             for (index, version) in superseded {
                 cache.remove(index, version);

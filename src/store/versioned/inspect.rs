@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::{BATCH, ObjectClient, ObjectEntry, list_all};
 
@@ -24,12 +25,14 @@ const REQUESTS: usize = 16;
 /// Those of [`read_superblock`] and of reading the state.
 pub async fn inspect(
     client: &Arc<dyn ObjectClient>,
+    codec: &Arc<dyn Codec>,
     count_stored: bool,
     progress: &OnProgress,
 ) -> Result<DiskInfo> {
     let superblock = read_superblock(client).await?;
-    let objects = objects(Arc::clone(client), &superblock, true);
+    let objects = objects(Arc::clone(client), &superblock, codec);
     let options = MountOptions {
+        codec: Arc::clone(codec),
         cache: None,
         read_only: true,
         list_blocks: false,
@@ -71,13 +74,14 @@ pub async fn inspect(
 /// superblock cannot be used. Any request that failed for good: the disk is then partly deleted, and deleting again goes on.
 pub async fn delete(
     client: &Arc<dyn ObjectClient>,
+    codec: &Arc<dyn Codec>,
     even_if_held: bool,
     own_dead_sessions: &[SessionId],
     progress: &OnProgress,
 ) -> Result<u64> {
     match read_superblock(client).await {
         Ok(superblock) if !even_if_held => {
-            refuse_if_held(client, &superblock, own_dead_sessions).await?;
+            refuse_if_held(client, &superblock, codec, own_dead_sessions).await?;
         }
         Err(error) if !even_if_held || error.kind() == ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -116,9 +120,10 @@ pub async fn delete(
 async fn refuse_if_held(
     client: &Arc<dyn ObjectClient>,
     superblock: &Superblock,
+    codec: &Arc<dyn Codec>,
     own_dead_sessions: &[SessionId],
 ) -> Result<()> {
-    let objects = objects(Arc::clone(client), superblock, true);
+    let objects = objects(Arc::clone(client), superblock, codec);
     match FirstLook::take(&objects).await?.holder(&objects).await? {
         None => Ok(()),
         Some(holder) if own_dead_sessions.contains(&holder.session) => Ok(()),

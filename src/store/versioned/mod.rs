@@ -38,7 +38,7 @@
 //! `tests/races.rs` has what the model found.
 //!
 //! Who does what: `keys` names objects; `superblock`, `record`, `checkpoint` are formats; `map` is the block map; `objects` reads and
-//! writes them; `replay` makes a state of records; `load` and `listing` read a state; `probe`, `create`, `mount`, `inspect` are the
+//! writes them, `coding` the blocks among them; `replay` makes a state of records; `load` and `listing` read a state; `probe`, `create`, `mount`, `inspect` are the
 //! operations on a disk at rest; `volume` is a mounted one, with `commit` and `upkeep`; `sources` are its time of day and randomness.
 
 use std::sync::Arc;
@@ -46,8 +46,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::block::Geometry;
 use crate::cache::ObjectCache;
+use crate::codec::Codec;
 
 pub mod checkpoint;
+mod coding;
 mod commit;
 mod create;
 mod inspect;
@@ -142,6 +144,8 @@ pub struct MountOptions {
     pub own_dead_sessions: Vec<SessionId>,
     /// Asked before each claim.
     pub admit: Admit,
+    /// Makes objects and reads them: of the disk's keys, where it is encrypted.
+    pub codec: Arc<dyn Codec>,
     /// Where objects of blocks are kept on this machine; `None`: nowhere.
     pub cache: Option<Arc<dyn ObjectCache>>,
     /// Most requests that the mount itself runs at once (listing), and the most blocks of a commit in flight.

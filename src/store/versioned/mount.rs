@@ -5,10 +5,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::block::Seq;
-use crate::codec::Checked;
+use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::ObjectClient;
 
+use super::coding::Coding;
 use super::load::{FirstLook, Loaded, Reading, Wanted, load};
 use super::objects::{Objects, RecordPut};
 use super::record::{Record, RecordBody, SessionId};
@@ -29,7 +30,7 @@ pub async fn mount(
     superblock: Superblock,
     options: MountOptions,
 ) -> Result<Arc<VersionedStore>> {
-    let mut objects = objects(client, &superblock, true);
+    let mut objects = objects(client, &superblock, &options.codec);
     objects.cache.clone_from(&options.cache);
     if options.read_only {
         let loaded = read_state(&objects, &options).await?;
@@ -99,15 +100,16 @@ pub async fn mount(
 pub(super) fn objects(
     client: Arc<dyn ObjectClient>,
     superblock: &Superblock,
-    fencing: bool,
+    codec: &Arc<dyn Codec>,
 ) -> Objects {
     Objects {
         client,
-        codec: Arc::new(Checked),
+        codec: Arc::clone(codec),
+        blocks: Coding::new(Arc::clone(codec)),
         disk: superblock.id,
         geometry: superblock.geometry,
         cache: None,
-        fencing,
+        fencing: true,
     }
 }
 

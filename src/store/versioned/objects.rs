@@ -1,6 +1,7 @@
 //! The disk's objects by what they are: records, checkpoints and blocks instead of keys and bodies.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result, Source};
 use crate::object::{ObjectClient, PutOutcome, list_all};
 
 use super::checkpoint::Checkpoint;
+use super::coding::Coding;
 use super::keys;
 use super::record::{Digest, Record};
 
@@ -22,6 +24,8 @@ use super::record::{Digest, Record};
 pub(super) struct Objects {
     pub(super) client: Arc<dyn ObjectClient>,
     pub(super) codec: Arc<dyn Codec>,
+    /// The same, for blocks.
+    pub(super) blocks: Coding,
     pub(super) disk: Uuid,
     pub(super) geometry: Geometry,
     /// Asked for blocks before the store is.
@@ -74,10 +78,10 @@ impl Objects {
     ///
     /// # Errors
     /// Those of the object client; within, those of `decode`.
-    async fn fetch<T, E: Into<Source>>(
+    async fn fetch<T, E: Into<Source>, F: Future<Output = Result<T, E>>>(
         &self,
         key: &str,
-        decode: impl Fn(Bytes) -> Result<T, E>,
+        decode: impl Fn(Bytes) -> F,
     ) -> Result<Option<Result<T, Source>>> {
         let mut tries = 0;
         loop {
@@ -85,7 +89,7 @@ impl Objects {
                 return Ok(None);
             };
             tries += 1;
-            match decode(object).map_err(E::into) {
+            match decode(object).await.map_err(E::into) {
                 Err(error) if tries < 2 => {
                     tracing::warn!(%key, %error, "an object does not check out; fetching it once more");
                 }
@@ -102,10 +106,11 @@ impl Objects {
         let key = keys::record(seq);
         let decode = |object: Bytes| {
             let (codec, blocks) = (&*self.codec, self.geometry.blocks());
-            Record::decode(codec, self.disk, blocks, seq, &object).map(|record| Stored {
+            let decoded = Record::decode(codec, self.disk, blocks, seq, &object);
+            ready(decoded.map(|record| Stored {
                 record,
-                digest: Record::digest(&object),
-            })
+                digest: Digest::of(codec, &object),
+            }))
         };
         let fetched = self.fetch(&key, decode).await?.transpose();
         fetched.map_err(|error| {
@@ -137,7 +142,7 @@ impl Objects {
             let text = format!("log record {key} was pruned while it was looked at; try again");
             return Err(Error::new(ErrorKind::Unreachable, text));
         };
-        if there.digest == Record::digest(object) {
+        if there.digest == Digest::of(&*self.codec, object) {
             return Ok(RecordPut::Ours);
         }
         Ok(RecordPut::Taken(Box::new(there.record)))
@@ -151,7 +156,7 @@ impl Objects {
         let key = keys::checkpoint(seq);
         let decode = |object: Bytes| {
             let (codec, blocks) = (&*self.codec, self.geometry.blocks());
-            Checkpoint::decode(codec, self.disk, seq, blocks, &object)
+            ready(Checkpoint::decode(codec, self.disk, seq, blocks, &object))
         };
         let fetched = self.fetch(&key, decode).await?.transpose();
         fetched.map_err(|error| {
@@ -175,10 +180,7 @@ impl Objects {
             return Ok(Some(block));
         }
         let key = keys::block(index, version);
-        let decode = |object: Bytes| {
-            let block = self.decode_block(index, version, object.clone())?;
-            Ok::<_, BlockError>((block, object))
-        };
+        let decode = |object: Bytes| self.block_and_object(index, version, object);
         let fetched = self.fetch(&key, decode).await?.transpose();
         let found = fetched.map_err(|error| self.damaged(index, &key).with_source(error))?;
         Ok(found.map(|(block, object)| {
@@ -193,7 +195,7 @@ impl Objects {
     async fn cached_block(&self, index: BlockIndex, version: Seq) -> Option<Block> {
         let cache = self.cache.as_ref()?;
         let object = cache.get(index, version).await?;
-        match self.decode_block(index, version, object) {
+        match self.decode_block(index, version, object).await {
             Ok(block) => Some(block),
             Err(error) => {
                 let key = keys::block(index, version);
@@ -204,15 +206,24 @@ impl Objects {
         }
     }
 
-    fn decode_block(
+    async fn block_and_object(
+        &self,
+        index: BlockIndex,
+        version: Seq,
+        object: Bytes,
+    ) -> Result<(Block, Bytes), BlockError> {
+        let block = self.decode_block(index, version, object.clone()).await?;
+        Ok((block, object))
+    }
+
+    async fn decode_block(
         &self,
         index: BlockIndex,
         version: Seq,
         object: Bytes,
     ) -> Result<Block, BlockError> {
-        let content = self
-            .codec
-            .decode(&self.block_place(index, version), object)?;
+        let place = self.block_place(index, version);
+        let content = self.blocks.decode(place, object).await?;
         if content.len() != self.geometry.block_len() {
             return Err(BlockError::Length {
                 got: content.len(),
@@ -230,9 +241,8 @@ impl Objects {
         version: Seq,
         block: &Block,
     ) -> Result<()> {
-        let object = self
-            .codec
-            .encode(&self.block_place(index, version), block.bytes());
+        let place = self.block_place(index, version);
+        let object = self.blocks.encode(place, block).await;
         self.client.put(&keys::block(index, version), object).await
     }
 

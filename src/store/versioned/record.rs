@@ -12,7 +12,6 @@ use bytes::Bytes;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::block::{BlockIndex, Seq};
 use crate::codec::payload::{PayloadError, Reader, Writer};
@@ -35,13 +34,18 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// The XXH3-128 of a record's whole object, in canonical (big-endian) form.
+/// What stands for a record's whole object in the record after it: see [`Codec::digest`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 16]);
 
 impl Digest {
     /// What the first record names as the digest of the one before it.
     pub const ZERO: Digest = Digest([0; 16]);
+
+    /// That of a record's object.
+    pub fn of(codec: &dyn Codec, object: &[u8]) -> Digest {
+        Digest(codec.digest(object))
+    }
 
     /// The digest that 32 lower-case hexadecimal digits spell; `None` for any other text.
     fn parse(text: &str) -> Option<Digest> {
@@ -289,11 +293,6 @@ impl Record {
                 .ok_or(FormatError::Member { member: "time" })?,
             body,
         })
-    }
-
-    /// The digest of a record's object: what the next record names as `previous`.
-    pub fn digest(object: &[u8]) -> Digest {
-        Digest(xxh3_128(object).to_be_bytes())
     }
 }
 

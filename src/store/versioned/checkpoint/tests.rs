@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::codec::payload::PayloadError;
-use crate::codec::{Checked, DecodeError};
+use crate::codec::{DecodeError, ObjectCodec};
 
 const DISK: Uuid = Uuid::from_u128(0xd15c);
 const BLOCKS: u64 = 20_000;
@@ -40,15 +40,15 @@ fn garbage(index: u64, version: u32, superseded_by: u32) -> Garbage {
 }
 
 fn payload(checkpoint: &Checkpoint) -> Vec<u8> {
-    let object = checkpoint.encode(&Checked, DISK);
-    let plain = Checked.decode(&place(DISK, SEQ), object);
+    let object = checkpoint.encode(&ObjectCodec::PLAIN, DISK);
+    let plain = ObjectCodec::PLAIN.decode(&place(DISK, SEQ), object);
     plain.expect("decodes").to_vec()
 }
 
 /// Decodes a payload that may never have been encoded by us.
 fn decode(payload: &[u8]) -> Result<Checkpoint, FormatError> {
-    let object = Checked.encode(&place(DISK, SEQ), payload);
-    Checkpoint::decode(&Checked, DISK, SEQ, BLOCKS, &object)
+    let object = ObjectCodec::PLAIN.encode(&place(DISK, SEQ), payload);
+    Checkpoint::decode(&ObjectCodec::PLAIN, DISK, SEQ, BLOCKS, &object)
 }
 
 /// A payload that announces so many stored blocks, with a tail of our choice.
@@ -77,8 +77,9 @@ fn a_checkpoint_comes_back() {
         ),
     ];
     for sample in samples {
-        let object = sample.encode(&Checked, DISK);
-        let back = Checkpoint::decode(&Checked, DISK, SEQ, BLOCKS, &object).expect("decodes");
+        let object = sample.encode(&ObjectCodec::PLAIN, DISK);
+        let back =
+            Checkpoint::decode(&ObjectCodec::PLAIN, DISK, SEQ, BLOCKS, &object).expect("decodes");
         assert_eq!(back, sample);
     }
 }
@@ -107,8 +108,8 @@ fn garbage_is_written_in_order_and_once() {
 
 #[test]
 fn a_checkpoint_is_refused_under_another_number() {
-    let object = checkpoint([(1, 1)], vec![]).encode(&Checked, DISK);
-    let refused = Checkpoint::decode(&Checked, DISK, Seq(101), BLOCKS, &object);
+    let object = checkpoint([(1, 1)], vec![]).encode(&ObjectCodec::PLAIN, DISK);
+    let refused = Checkpoint::decode(&ObjectCodec::PLAIN, DISK, Seq(101), BLOCKS, &object);
     assert!(matches!(
         refused,
         Err(FormatError::Object(DecodeError::WrongChecksum))
@@ -117,8 +118,8 @@ fn a_checkpoint_is_refused_under_another_number() {
 
 #[test]
 fn a_checkpoint_of_a_larger_disk_is_refused() {
-    let object = checkpoint([(BLOCKS - 1, 1)], vec![]).encode(&Checked, DISK);
-    let refused = Checkpoint::decode(&Checked, DISK, SEQ, BLOCKS - 1, &object);
+    let object = checkpoint([(BLOCKS - 1, 1)], vec![]).encode(&ObjectCodec::PLAIN, DISK);
+    let refused = Checkpoint::decode(&ObjectCodec::PLAIN, DISK, SEQ, BLOCKS - 1, &object);
     assert!(matches!(refused, Err(FormatError::Blocks { .. })));
 }
 
@@ -186,13 +187,13 @@ fn a_tail_that_breaks_a_rule_is_refused() {
 #[test]
 #[should_panic(expected = "in checkpoint 100")]
 fn a_checkpoint_that_would_delete_a_live_object_is_never_written() {
-    checkpoint([(4, 9)], vec![garbage(4, 9, 10)]).encode(&Checked, DISK);
+    checkpoint([(4, 9)], vec![garbage(4, 9, 10)]).encode(&ObjectCodec::PLAIN, DISK);
 }
 
 #[test]
 #[should_panic(expected = "has version 101 in checkpoint 100")]
 fn a_checkpoint_that_names_a_later_version_is_never_written() {
-    checkpoint([(4, 101)], vec![]).encode(&Checked, DISK);
+    checkpoint([(4, 101)], vec![]).encode(&ObjectCodec::PLAIN, DISK);
 }
 
 /// Any map of versions up to 60, and garbage above these, so that none of it is in the map.
@@ -223,7 +224,7 @@ proptest! {
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode(&bytes);
         let object = Bytes::from(bytes);
-        let _ = Checkpoint::decode(&Checked, DISK, SEQ, BLOCKS, &object);
+        let _ = Checkpoint::decode(&ObjectCodec::PLAIN, DISK, SEQ, BLOCKS, &object);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use proptest::prelude::*;
 
 use super::*;
-use crate::codec::Checked;
+use crate::codec::ObjectCodec;
 
 const DISK: Uuid = Uuid::from_u128(0xd15c);
 const BLOCKS: u64 = 1000;
@@ -32,8 +32,8 @@ fn claim() -> Record {
 
 /// Decodes a payload that may never have been encoded by us.
 fn decode(payload: &[u8]) -> Result<Record, FormatError> {
-    let object = Checked.encode(&place(DISK, Seq(7)), payload);
-    Record::decode(&Checked, DISK, BLOCKS, Seq(7), &object)
+    let object = ObjectCodec::PLAIN.encode(&place(DISK, Seq(7)), payload);
+    Record::decode(&ObjectCodec::PLAIN, DISK, BLOCKS, Seq(7), &object)
 }
 
 /// A commit's payload with a tail of our choice.
@@ -42,8 +42,8 @@ fn commit_with_tail(tail: &[u8]) -> Result<Record, FormatError> {
         stored: vec![],
         holes: vec![],
     });
-    let object = empty.encode(&Checked, DISK);
-    let mut payload = Checked
+    let object = empty.encode(&ObjectCodec::PLAIN, DISK);
+    let mut payload = ObjectCodec::PLAIN
         .decode(&place(DISK, Seq(7)), object)
         .expect("decodes")
         .to_vec();
@@ -78,17 +78,18 @@ fn each_kind_of_record_comes_back() {
     ];
     for body in bodies {
         let record = record(body);
-        let object = record.encode(&Checked, DISK);
-        let back = Record::decode(&Checked, DISK, BLOCKS, Seq(7), &object).expect("decodes");
+        let object = record.encode(&ObjectCodec::PLAIN, DISK);
+        let back =
+            Record::decode(&ObjectCodec::PLAIN, DISK, BLOCKS, Seq(7), &object).expect("decodes");
         assert_eq!(back, record);
     }
 }
 
 #[test]
 fn a_record_is_refused_under_another_number_or_disk() {
-    let object = claim().encode(&Checked, DISK);
+    let object = claim().encode(&ObjectCodec::PLAIN, DISK);
     for (disk, seq) in [(DISK, Seq(8)), (Uuid::from_u128(1), Seq(7))] {
-        let refused = Record::decode(&Checked, disk, BLOCKS, seq, &object);
+        let refused = Record::decode(&ObjectCodec::PLAIN, disk, BLOCKS, seq, &object);
         assert!(matches!(
             refused,
             Err(FormatError::Object(DecodeError::WrongChecksum))
@@ -180,17 +181,17 @@ fn a_commit_that_contradicts_itself_is_never_written() {
         stored: vec![BlockIndex(4)],
         holes: vec![range(2, 6)],
     };
-    record(body).encode(&Checked, DISK);
+    record(body).encode(&ObjectCodec::PLAIN, DISK);
 }
 
 #[test]
 fn a_digest_depends_on_every_byte() {
-    let object = claim().encode(&Checked, DISK).to_vec();
-    let digest = Record::digest(&object);
+    let object = claim().encode(&ObjectCodec::PLAIN, DISK).to_vec();
+    let digest = Digest::of(&ObjectCodec::PLAIN, &object);
     for at in 0..object.len() {
         let mut other = object.clone();
         other[at] ^= 1;
-        assert_ne!(Record::digest(&other), digest, "byte {at}");
+        assert_ne!(Digest::of(&ObjectCodec::PLAIN, &other), digest, "byte {at}");
     }
     assert_eq!(Digest::parse(&digest.to_string()), Some(digest));
 }
@@ -216,8 +217,8 @@ proptest! {
     #[test]
     fn any_commit_comes_back(body in arbitrary_commit()) {
         let record = record(body);
-        let object = record.encode(&Checked, DISK);
-        let back = Record::decode(&Checked, DISK, BLOCKS, Seq(7), &object).expect("decodes");
+        let object = record.encode(&ObjectCodec::PLAIN, DISK);
+        let back = Record::decode(&ObjectCodec::PLAIN, DISK, BLOCKS, Seq(7), &object).expect("decodes");
         prop_assert_eq!(back, record);
     }
 
@@ -225,22 +226,22 @@ proptest! {
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode(&bytes);
         let object = Bytes::from(bytes);
-        let _ = Record::decode(&Checked, DISK, BLOCKS, Seq(7), &object);
+        let _ = Record::decode(&ObjectCodec::PLAIN, DISK, BLOCKS, Seq(7), &object);
     }
 
     #[test]
     fn any_tail_is_refused_or_the_only_spelling(tail in prop::collection::vec(0..12u8, 0..24)) {
         if let Ok(record) = commit_with_tail(&tail) {
-            let object = record.encode(&Checked, DISK);
-            let payload = Checked.decode(&place(DISK, Seq(7)), object).expect("decodes");
+            let object = record.encode(&ObjectCodec::PLAIN, DISK);
+            let payload = ObjectCodec::PLAIN.decode(&place(DISK, Seq(7)), object).expect("decodes");
             prop_assert!(payload.ends_with(&tail));
         }
     }
 
     #[test]
     fn a_changed_payload_is_read_or_refused(body in arbitrary_commit(), at in any::<prop::sample::Index>(), bit in 0..8u32) {
-        let object = record(body).encode(&Checked, DISK);
-        let mut payload = Checked.decode(&place(DISK, Seq(7)), object).expect("decodes").to_vec();
+        let object = record(body).encode(&ObjectCodec::PLAIN, DISK);
+        let mut payload = ObjectCodec::PLAIN.decode(&place(DISK, Seq(7)), object).expect("decodes").to_vec();
         let at = at.index(payload.len());
         payload[at] ^= 1 << bit;
         let _ = decode(&payload);
