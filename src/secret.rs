@@ -63,6 +63,30 @@ impl fmt::Debug for Passphrase {
     }
 }
 
+/// What has been decrypted, wiped when dropped. Like [`Zeroizing`], for more than a few bytes at a time: that writes each by itself.
+#[derive(PartialEq, Eq)]
+pub struct Plain(pub Vec<u8>);
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        // Whoever might look at it again keeps the compiler from leaving that out.
+        std::hint::black_box(&mut self.0);
+    }
+}
+
+impl AsRef<[u8]> for Plain {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Plain({} bytes)", self.0.len())
+    }
+}
+
 /// Fills bytes with the kernel's random numbers: they differ also between two copies of a virtual machine, and after a fork.
 pub fn random(bytes: &mut [u8]) {
     SysRng

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
-use zeroize::Zeroizing;
 
 use super::compress::{Compression, Packing, pack, unpack};
 use super::keys::{DiskKeys, mac};
 use super::seal::{NONCE_BYTES, Nonce, TAG_BYTES, fresh_nonce, open, seal};
 use super::{Codec, DIGEST_BYTES, DecodeError, ObjectKind, Place};
 use crate::block::MAX_BLOCK_BYTES;
+use crate::secret::Plain;
 
 /// Bytes of the header of an object that is not sealed.
 pub const HEADER_BYTES: usize = PREAMBLE_BYTES + CHECKSUM_BYTES;
@@ -149,14 +149,9 @@ impl ObjectCodec {
     fn owned(&self, plain: Vec<u8>) -> Bytes {
         match &self.keys {
             None => plain.into(),
-            Some(_) => wiped(plain),
+            Some(_) => Bytes::from_owner(Plain(plain)),
         }
     }
-}
-
-/// Content that is wiped with the last reference to it.
-fn wiped(plain: Vec<u8>) -> Bytes {
-    Bytes::from_owner(Zeroizing::new(plain))
 }
 
 /// What a header says, as far as it fits the place.
@@ -229,8 +224,8 @@ fn opened(
     tag: &[u8; TAG_BYTES],
     sealed: &[u8],
 ) -> Result<Bytes, DecodeError> {
-    let mut content = Zeroizing::new(sealed.to_vec());
-    open(&keys.objects, nonce, associated, &mut content, tag)?;
+    let mut content = Plain(sealed.to_vec());
+    open(&keys.objects, nonce, associated, &mut content.0, tag)?;
     Ok(Bytes::from_owner(content))
 }
 

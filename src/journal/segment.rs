@@ -8,13 +8,12 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use super::cipher::{NO_SALT, SALT_BYTES, Sealer};
 use super::files::LocalFile;
 use super::record::{CHECK_BYTES, HEADER_BYTES, Kind, Record, check, get, put};
 use crate::codec::keys::DiskKeys;
 use crate::error::{Error, ErrorKind, Result};
+use crate::secret::Plain;
 
 /// Size of the segment files of a new journal, in bytes.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
@@ -161,21 +160,18 @@ impl Segment {
     }
 
     /// The payload of a record at a place; `None` where it is not what was written.
-    pub(super) fn payload_at(
-        &self,
-        at: u64,
-        record: &Record,
-    ) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    pub(super) fn payload_at(&self, at: u64, record: &Record) -> io::Result<Option<Plain>> {
         let len = usize::try_from(record.payload_len()).unwrap_or(usize::MAX);
-        let mut payload = Zeroizing::new(vec![0; len]);
-        self.file.read_at(&mut payload, at + HEADER_BYTES as u64)?;
+        let mut payload = Plain(vec![0; len]);
+        self.file
+            .read_at(&mut payload.0, at + HEADER_BYTES as u64)?;
         let sound = match &self.sealer {
             None => {
                 let mut sum = [0; CHECK_BYTES];
-                sum[..8].copy_from_slice(&check(&payload, self.seed).to_le_bytes());
+                sum[..8].copy_from_slice(&check(&payload.0, self.seed).to_le_bytes());
                 sum == record.check
             }
-            Some(sealer) => sealer.open(at, &record.said(), &mut payload, &record.check),
+            Some(sealer) => sealer.open(at, &record.said(), &mut payload.0, &record.check),
         };
         Ok(sound.then_some(payload))
     }
@@ -252,7 +248,7 @@ impl Place {
         let skip = self.skip as usize;
         match payload
             .as_ref()
-            .and_then(|p| p.get(skip..skip + self.len()))
+            .and_then(|p| p.0.get(skip..skip + self.len()))
         {
             Some(bytes) => {
                 buf.copy_from_slice(bytes);

@@ -1,8 +1,8 @@
 //! The ceiling for the benchmarks: the least a FUSE file served with this crate can cost.
 //!
 //! One directory with one file, `disk.img`, kept in memory and answered on the thread that asks, with the session settings of
-//! the real frontend and nothing else: no journal, no cache, no commit. `cargo run --release --example ceiling DIR SIZE` serves
-//! it until it is unmounted; SIZE is in bytes, or with a suffix k, m or g.
+//! the real frontend and nothing else: no journal, no cache, no commit. `cargo run --release --example ceiling DIR SIZE [MS]` serves
+//! it until it is unmounted; SIZE is in bytes, or with a suffix k, m or g. With MS it stands for a disk whose flush takes so long.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -29,6 +29,8 @@ const PUNCH_HOLE_KEEP_SIZE: i32 = 3;
 /// A file of zeros in memory; a piece takes memory once it is written to.
 struct MemoryFile {
     size: u64,
+    /// What a flush takes.
+    flush: Duration,
     pieces: Vec<RwLock<Option<Box<[u8]>>>>,
 }
 
@@ -37,10 +39,11 @@ thread_local! {
 }
 
 impl MemoryFile {
-    fn new(size: u64) -> Self {
+    fn new(size: u64, flush: Duration) -> Self {
         let count = size.div_ceil(PIECE_BYTES as u64);
         MemoryFile {
             size,
+            flush,
             pieces: (0..count).map(|_| RwLock::new(None)).collect(),
         }
     }
@@ -186,6 +189,7 @@ impl Filesystem for MemoryFile {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        std::thread::sleep(self.flush);
         reply.ok();
     }
 
@@ -231,7 +235,7 @@ impl Filesystem for MemoryFile {
 }
 
 /// Serves a file of `size` bytes at `mountpoint` until it is unmounted.
-fn serve(mountpoint: &Path, size: u64) -> io::Result<()> {
+fn serve(mountpoint: &Path, size: u64, flush: Duration) -> io::Result<()> {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName("ceiling".to_owned()),
@@ -239,7 +243,7 @@ fn serve(mountpoint: &Path, size: u64) -> io::Result<()> {
     ];
     config.n_threads = Some(std::thread::available_parallelism().map_or(1, |n| n.get().min(4)));
     config.clone_fd = true;
-    Session::new(MemoryFile::new(size), mountpoint, &config)?.run()
+    Session::new(MemoryFile::new(size, flush), mountpoint, &config)?.run()
 }
 
 fn bytes_of(text: &str) -> Option<u64> {
@@ -258,9 +262,16 @@ fn bytes_of(text: &str) -> Option<u64> {
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "usage: ceiling DIR SIZE");
-    let [directory, size] = arguments.as_slice() else {
-        return Err(usage());
+    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "usage: ceiling DIR SIZE [MS]");
+    let (directory, size, flush) = match arguments.as_slice() {
+        [directory, size] => (directory, size, 0),
+        [directory, size, ms] => (directory, size, ms.parse().map_err(|_| usage())?),
+        _ => return Err(usage()),
     };
-    serve(Path::new(directory), bytes_of(size).ok_or_else(usage)?)
+    let flush = Duration::from_millis(flush);
+    serve(
+        Path::new(directory),
+        bytes_of(size).ok_or_else(usage)?,
+        flush,
+    )
 }
