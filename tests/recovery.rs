@@ -3,6 +3,9 @@
 
 mod support;
 
+#[path = "recovery/failed.rs"]
+mod failed;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,8 +37,15 @@ struct Machine {
 
 impl Machine {
     async fn new(seed: u64) -> Machine {
-        let client: Arc<dyn ObjectClient> = Arc::new(Bucket::new());
-        volume::create(&client, DISK_BYTES, BLOCK).await;
+        Machine::over(&Bucket::new(), seed).await
+    }
+
+    /// With a bucket, and in it a new disk, unless there is one.
+    async fn over(bucket: &Bucket, seed: u64) -> Machine {
+        let client = bucket.client();
+        if bucket.keys().is_empty() {
+            volume::create(&client, DISK_BYTES, BLOCK).await;
+        }
         Machine {
             client,
             local: LocalDisk::new(seed),

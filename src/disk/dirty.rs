@@ -95,6 +95,11 @@ impl DirtyBlock {
         self.base
     }
 
+    /// Has the block hide what lies below.
+    pub(super) fn hide_below(&mut self) {
+        self.base = Base::Zeros;
+    }
+
     /// Takes what was written after it to the same block.
     pub(super) fn append(&mut self, newer: DirtyBlock) {
         for (from, piece) in newer.pieces {

@@ -23,8 +23,8 @@ impl Disk {
         }
     }
 
-    /// Returns when everything written before the call is durable, where [`super::DiskConfig::flush`] says: in the journal, for the next mount on
-    /// this machine, or committed. A journal that has failed leaves the latter.
+    /// Returns when everything written before the call is durable, where [`super::DiskConfig::flush`] says: in the journal, for the next
+    /// mount on this machine, or committed. A journal that has failed leaves the latter.
     ///
     /// # Errors
     /// Those of [`Disk::commit`].
@@ -32,8 +32,8 @@ impl Disk {
         if self.flush_now()? == Now::Done {
             return Ok(());
         }
-        if self.write_back.is_clean()? {
-            return self.write_back.forget().await;
+        if self.write_back.is_clean()? && self.write_back.forget().await? {
+            return Ok(());
         }
         if let Some(journal) = self.flush_journal() {
             let block = |flush: &dyn Fn() -> Result<bool>| sealed::blocking(flush);
@@ -50,8 +50,8 @@ impl Disk {
     /// # Errors
     /// What the commit failed with; the data stays dirty and is tried again, so a later call may succeed. `Fenced` is final.
     pub async fn commit(&self) -> Result<()> {
-        match self.write_back.is_clean()? {
-            true => self.write_back.forget().await,
+        match self.write_back.is_clean()? && self.write_back.forget().await? {
+            true => Ok(()),
             false => self.write_back.flush().await,
         }
     }

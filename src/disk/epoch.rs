@@ -86,6 +86,14 @@ impl Epoch {
         }
     }
 
+    /// Has a block, below which there is a hole, stay what it is though something is about to be there.
+    pub(super) fn hide(&mut self, index: BlockIndex) {
+        match self.blocks.get_mut(&index) {
+            Some(dirty) => dirty.hide_below(),
+            None => self.holes.insert(index..index.next()),
+        }
+    }
+
     /// Takes what was written after it, in the order in which it was.
     pub(super) fn append(&mut self, newer: Epoch) {
         let first_write = self.first_write.or(newer.first_write);

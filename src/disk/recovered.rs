@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::block::Geometry;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::Entry;
+use crate::journal::{Entry, Journal};
 
 use super::dirty::Elsewhere;
 use super::epoch::Epoch;
@@ -31,6 +31,16 @@ impl Recovered {
             geometry,
             epoch: Epoch::default(),
         }
+    }
+
+    /// What of an open journal is durable for sure.
+    ///
+    /// # Errors
+    /// Those of [`Journal::durable_records`].
+    pub(super) fn durable_in(journal: &Journal, geometry: Geometry) -> Result<Recovered> {
+        let mut recovered = Recovered::new(geometry);
+        journal.durable_records(&mut |entry| recovered.take(entry))?;
+        Ok(recovered)
     }
 
     /// Takes the next record. It has to lie within the disk.

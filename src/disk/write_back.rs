@@ -15,7 +15,7 @@
 //! With a journal, a write is appended to it before the open epoch takes it, both under one lock of order, and a seal takes that
 //! lock, too: so the journal's end at a seal parts what the epoch holds from what comes later, and once the epoch is committed,
 //! all before that mark is released. A journal that is full makes writers wait as the dirty limit does. One that has failed takes
-//! no more writes; all that was taken is committed as soon as can be, and flushes wait for that.
+//! no more writes; all that was taken is committed as soon as can be, first what is durable in it (see `failed`), and flushes wait.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +35,7 @@ use super::reader::Reader;
 use super::sealed::{Sealed, blocking, shared_error};
 
 mod committer;
+mod failed;
 
 /// The most of the dirty limit, of which it is a quarter otherwise, that is kept for the data of writes that wait for room: as
 /// many of the largest size as a frontend lets wait at a time.
@@ -63,9 +64,8 @@ impl State {
 
     /// When the oldest write that is not committed was taken.
     pub(super) fn oldest_write(&self) -> Option<Instant> {
-        self.sealed
-            .as_ref()
-            .map_or(self.open.first_write(), |s| s.epoch.first_write())
+        let sealed = self.sealed.as_ref().and_then(|s| s.epoch.first_write());
+        sealed.into_iter().chain(self.open.first_write()).min()
     }
 
     /// The number of the newest epoch that holds writes; 0 if none ever did.
@@ -282,7 +282,7 @@ impl WriteBack {
     }
 
     /// With nothing dirty: has the journal know it, where it has writes that were discarded since, and the discard is not durable yet. A
-    /// crash would bring them back. `false` where somebody else is at it.
+    /// crash would bring them back. `false` where somebody else is at it, or where there is something to commit by now.
     ///
     /// # Errors
     /// `System`: the journal has failed, and cannot be made to forget them.
@@ -291,7 +291,7 @@ impl WriteBack {
             None => Ok(true),
             Some(journal) => match journal.flush_now() {
                 Ok(done) => Ok(done),
-                Err(_) => journal.disown().map(|()| true),
+                Err(_) => self.disown_if_empty(journal),
             },
         }
     }
@@ -300,14 +300,24 @@ impl WriteBack {
     ///
     /// # Errors
     /// Those of [`WriteBack::forget_now`].
-    pub(super) async fn forget(&self) -> Result<()> {
+    pub(super) async fn forget(&self) -> Result<bool> {
         if let Some(journal) = &self.journal {
             let block = |flush: &dyn Fn() -> Result<bool>| blocking(flush);
             if journal.flush(block).await.is_err() {
-                return blocking(|| journal.disown());
+                return blocking(|| self.disown_if_empty(journal));
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Has a journal that has failed forget what it holds, unless some of that is not committed.
+    fn disown_if_empty(&self, journal: &Journal) -> Result<bool> {
+        // It takes no more writes: what is empty stays so.
+        let _order = self.in_order();
+        match self.is_empty() {
+            true => journal.disown().map(|()| true),
+            false => Ok(false),
+        }
     }
 
     /// Whether nothing written is waiting to be committed.

@@ -35,7 +35,7 @@ impl Journal {
         };
         let outcome = self.lead();
         drop(leading);
-        self.tell(&outcome);
+        self.tell();
         outcome.map(|upto| upto >= wanted)
     }
 
@@ -80,7 +80,7 @@ impl Journal {
         let tail = self.log.lock().tail;
         let outcome = self.move_tail(upto);
         drop(leading);
-        self.tell(&outcome);
+        self.tell();
         outcome.map(|_| upto.since(&tail))
     }
 
@@ -100,11 +100,22 @@ impl Journal {
         Ok(())
     }
 
-    /// Has a journal that has failed forget all that it holds, durably: it is going to be committed, and what of it would be found
-    /// later may be older than that. Nothing where it has been done.
+    /// Whether all before a mark is durable, and stays so should the journal fail, or have failed.
+    pub fn has_durable(&self, upto: &Mark) -> bool {
+        let _leading = self.leader.lock();
+        *self.durable.borrow() >= upto.record
+    }
+
+    /// Whether [`Journal::disown`] has been done.
+    pub fn is_disowned(&self) -> bool {
+        self.state.lock().state.is_empty()
+    }
+
+    /// Has a journal that has failed forget all that it holds, durably: what was durable in it is committed, and the rest is going to be;
+    /// what of it would be found after that is older. Nothing where it has been done.
     ///
     /// # Errors
-    /// `System`: then the next mount must not find it.
+    /// `System`: then the next mount may find it, and nothing that is newer may be committed.
     pub fn disown(&self) -> Result<()> {
         let _leading = self.leader.lock();
         let mut state = self.state.lock();
@@ -113,20 +124,16 @@ impl Journal {
         }
         state.change(State::empty).map_err(|e| {
             let text = format!(
-                "the journal in {} cannot be told that it holds nothing any more: remove it before the disk is mounted again",
+                "the journal in {} has failed, and cannot be told that it holds nothing any more: until it can, nothing newer is committed",
                 self.files.location()
             );
             Error::new(ErrorKind::System, text).with_source(e)
         })
     }
 
-    /// Tells those who wait what has become durable. Not before the lead is free for one of them.
-    fn tell(&self, outcome: &Result<u64>) {
-        self.durable.send_modify(|durable| {
-            if let Ok(upto) = outcome {
-                *durable = (*upto).max(*durable);
-            }
-        });
+    /// Has those who wait look at what has become durable. Not before the lead is free for one of them.
+    fn tell(&self) {
+        self.durable.send_modify(|_| {});
     }
 
     fn move_tail(&self, upto: Mark) -> Result<u64> {
@@ -167,11 +174,8 @@ impl Journal {
     /// Has the state say, durably, what is durable: that of the last record nothing else tells. Blocks for as long as the local disk takes.
     ///
     /// # Errors
-    /// `System`: the journal has failed, now or earlier.
+    /// `System`: the journal has failed, if it had not before.
     pub fn vouch(&self) -> Result<()> {
-        if let Some(failure) = self.failure() {
-            return Err(failure);
-        }
         let durable = *self.durable.borrow();
         let mut state = self.state.lock();
         if state.state.durable >= durable {
@@ -183,8 +187,22 @@ impl Journal {
 
     /// Makes all durable that is appended; answers up to which record that is.
     fn lead(&self) -> Result<u64> {
+        let upto = self.make_durable()?;
+        // Before somebody else leads, or asks what is durable for sure.
+        self.durable.send_if_modified(|durable| {
+            *durable = upto.max(*durable);
+            false
+        });
+        Ok(upto)
+    }
+
+    fn make_durable(&self) -> Result<u64> {
         let (upto, reaches, segments, names) = {
             let mut log = self.log.lock();
+            // One that has failed since the caller looked: what its `fdatasync` has lost, another would not miss.
+            if let Some(failure) = self.failure() {
+                return Err(failure);
+            }
             let Log {
                 end,
                 unsynced,

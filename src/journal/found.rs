@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::files::{LocalFile, LocalFiles};
 use super::log::{Journal, Log, Mark, salt};
-use super::record::{HEADER_BYTES, Kind, Record, aligned, may_be_header};
-use super::segment::{Place, Segment, SegmentHeader};
+use super::record::{HEADER_BYTES, Record, may_be_header};
+use super::replay::Entry;
+use super::segment::{Segment, SegmentHeader};
 use super::space::{Spare, unused_name};
 use super::state::{MOST_SESSIONS, NAME, Owner, STATE_BYTES, State, StateFile};
 use crate::codec::keys::DiskKeys;
@@ -21,25 +22,6 @@ const NUMBERS_OF_ONE_OPENING: u64 = 1 << 40;
 const SPARES_TO_BEGIN: usize = 2;
 /// What is read at a time where a damaged part is searched.
 const SEARCH_BYTES: usize = 1 << 20;
-
-/// What a record says.
-#[derive(Debug, Clone)]
-pub enum Entry {
-    /// Bytes were written.
-    Write {
-        /// Offset in the disk, in bytes.
-        offset: u64,
-        /// The bytes.
-        place: Place,
-    },
-    /// A range became zero.
-    Zeros {
-        /// Offset in the disk, in bytes.
-        offset: u64,
-        /// Length in bytes.
-        len: u64,
-    },
-}
 
 /// What was found of the log.
 #[derive(Debug, Clone, Default)]
@@ -409,31 +391,13 @@ impl Found {
         replayed: &mut Replayed,
         visit: &mut dyn FnMut(Entry),
     ) -> io::Result<Result<u64>> {
-        while let Some(record) = segment.record_at(at)? {
-            if record.number != replayed.end || segment.payload_at(at, &record)?.is_none() {
-                break;
-            }
+        while let Some((record, entry)) = segment.sound_at(at, replayed.end)? {
             if let Err(error) = self.check_place(&record) {
                 return Ok(Err(error));
             }
-            visit(match record.kind {
-                Kind::Write => Entry::Write {
-                    offset: record.offset,
-                    place: Place {
-                        segment: Arc::clone(segment),
-                        record: at as u32,
-                        skip: 0,
-                        len: record.len as u32,
-                    },
-                },
-                Kind::Zeros => Entry::Zeros {
-                    offset: record.offset,
-                    len: record.len,
-                },
-            });
-            let takes = HEADER_BYTES as u64 + aligned(record.payload_len());
-            at += takes;
-            replayed.position += takes;
+            visit(entry);
+            at += record.takes();
+            replayed.position += record.takes();
             replayed.written_bytes += record.payload_len();
             replayed.records += 1;
             replayed.end += 1;

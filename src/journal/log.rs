@@ -175,12 +175,7 @@ impl Journal {
         let mut log = self.log.lock();
         let sizes = writes.iter().map(|(_, bytes)| bytes.len() as u64);
         self.make_room(&mut log, sizes)?;
-        let before = log.end;
-        let appended = self.append_writes(&mut log, writes);
-        let appended = appended.map_err(|e| AppendError::Failed(self.fail("write to", e)))?;
-        debug_assert!(log.end.record >= before.record);
-        self.appended.store(log.end.record, Ordering::Release);
-        Ok(appended)
+        self.append_all(&mut log, |log| self.append_writes(log, writes))
     }
 
     /// Appends that a range of the disk became zero.
@@ -190,10 +185,28 @@ impl Journal {
     pub fn append_zeros(&self, offset: u64, len: u64) -> Result<(), AppendError> {
         let mut log = self.log.lock();
         self.make_room(&mut log, std::iter::once(0))?;
-        let appended = self.append_one(&mut log, Kind::Zeros, offset, len, &[]);
-        appended.map_err(|e| AppendError::Failed(self.fail("write to", e)))?;
-        self.appended.store(log.end.record, Ordering::Release);
-        Ok(())
+        self.append_all(&mut log, |log| {
+            self.append_one(log, Kind::Zeros, offset, len, &[])
+        })
+    }
+
+    /// All of it, or the log ends where it did.
+    fn append_all<T>(
+        &self,
+        log: &mut Log,
+        append: impl FnOnce(&mut Log) -> io::Result<T>,
+    ) -> Result<T, AppendError> {
+        let before = log.end;
+        match append(log) {
+            Ok(appended) => {
+                self.appended.store(log.end.record, Ordering::Release);
+                Ok(appended)
+            }
+            Err(cause) => {
+                log.end = before;
+                Err(AppendError::Failed(self.fail("write to", cause)))
+            }
+        }
     }
 
     /// Notes that it is broken, for good, and answers how.

@@ -24,7 +24,8 @@
 //! out under its new number no more. Where flushes are many, new files are written to ahead, which makes flushes quicker.
 //!
 //! **Errors.** Of a failed `fdatasync` nobody knows what it has lost, so it is never tried again: the journal is *failed* from then
-//! on, takes no more records and flushes nothing. What it holds stays readable as far as it is sound.
+//! on, takes no more records and flushes nothing. What was durable before still is, and [`Journal::durable_records`] reads it for who
+//! commits it; then [`Journal::disown`] has the next mount find nothing.
 //!
 //! One checksum (XXH3, 64 bits, seeded with the journal's id and the segment's number) covers a record's header, another its payload.
 //! Of an encrypted disk the payload is sealed, with what the header says, and where it belongs in the disk is hidden (`cipher`).
@@ -36,13 +37,15 @@ mod flush;
 mod found;
 mod log;
 mod record;
+mod replay;
 mod segment;
 mod space;
 mod state;
 
 pub use directory::Directory;
 pub use files::{LocalFile, LocalFiles};
-pub use found::{Entry, Found, Replayed};
+pub use found::{Found, Replayed};
 pub use log::{AppendError, Journal, Mark, Placed};
+pub use replay::Entry;
 pub use segment::{Place, SEGMENT_BYTES};
 pub use state::Owner;

@@ -58,6 +58,11 @@ impl Record {
         }
     }
 
+    /// Bytes of the log that it takes, up to the place of the next one.
+    pub(super) fn takes(&self) -> u64 {
+        HEADER_BYTES as u64 + aligned(self.payload_len())
+    }
+
     /// What a header says, but for what is made of it and the payload.
     pub(super) fn said(&self) -> [u8; SAID] {
         let mut said = [0; SAID];

@@ -119,9 +119,6 @@ impl Mounted {
         });
         let branch = &mut truth.branches[self.branch];
         branch.acked = branch.acked.max(state);
-        if in_bucket {
-            branch.committed = branch.committed.max(state);
-        }
         drop(truth);
         if !in_bucket {
             self.world.count("flushes acknowledged by the journal");

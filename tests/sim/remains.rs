@@ -26,7 +26,7 @@ use super::stamp::{SECTOR, Stamps, content, difference};
 use super::support::local_disk::LocalDisk;
 use super::support::memory::Bucket;
 use super::support::volume::{config, mount, options};
-use super::truth::{Branch, Truth};
+use super::truth::Truth;
 use super::world::{World, epoch};
 
 /// See the module.
@@ -54,7 +54,7 @@ impl Remains {
             changes: bucket.changes(),
             sent: bucket.flights_begun(),
             states: branch.map_or(0, |branch| branch.states.len()),
-            acked: branch.map_or(0, Branch::sure),
+            acked: branch.map_or(0, |branch| branch.acked),
             attempt: branch.and_then(|branch| branch.attempt.clone()),
             troubled: branch.is_some_and(|branch| branch.troubled),
             known,

@@ -10,7 +10,6 @@ use super::super::local;
 use super::super::remains::{self, LocalCrash};
 use super::super::stamp::{Stamps, difference};
 use super::super::support::memory::Bucket;
-use super::super::truth::Branch;
 use super::{Judge, number_of};
 
 impl Judge<'_> {
@@ -62,7 +61,7 @@ impl Judge<'_> {
             };
         };
         let branch = self.truth.of(root);
-        let acked = branch.map_or(0, Branch::sure);
+        let acked = branch.map_or(0, |branch| branch.acked);
         let attempt = branch.and_then(|branch| branch.attempt.as_ref());
         let (states, _) = self.states_of(root);
         if intact.is_some() {

@@ -30,22 +30,8 @@ pub struct Branch {
     pub attempt: Option<Stamps>,
     /// The newest state that was acknowledged, wherever it is kept.
     pub acked: usize,
-    /// The newest of those that the bucket has.
-    pub committed: usize,
     /// The local disk has failed it.
     pub troubled: bool,
-}
-
-impl Branch {
-    /// The state that a crash leaves, or a later one. A journal that the local disk has failed is given up before what it has is committed:
-    /// a crash in between loses that, acknowledged or not.
-    pub fn sure(&self) -> usize {
-        if self.troubled {
-            self.committed
-        } else {
-            self.acked
-        }
-    }
 }
 
 /// A flush, or an unmount, that was acknowledged.
@@ -117,7 +103,6 @@ impl Truth {
             states: vec![found],
             attempt: None,
             acked: 0,
-            committed: 0,
             troubled: false,
         });
         self.branches.len() - 1

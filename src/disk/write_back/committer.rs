@@ -5,7 +5,8 @@
 //! cannot be reached is waited for, however long. Any other failure fails the flushes that wait, keeps the data and is tried
 //! again. A session that has been fenced stops for good, whoever finds out: writes are refused, what is dirty stays readable.
 //!
-//! Before a commit the journal is made durable, so that no commit can be ahead of it.
+//! Before a commit the journal is made durable, so that no commit can be ahead of it. Where it fails at that, what it holds is settled
+//! first, see `failed`.
 //!
 //! A partly written block whose rest is damaged in the store cannot be completed, and to commit the others without it would make a
 //! state that the disk never had. So that commit is given up and its epoch taken back, under the open one, and nothing is sealed before
@@ -27,7 +28,7 @@ use super::{State, WriteBack};
 /// The pause before a commit is tried again when the store could not be reached: its client has waited and tried by then.
 const RETRY_UNREACHABLE: Duration = Duration::from_secs(1);
 /// The first pause after a failure that waiting alone does not mend, doubled each time...
-const RETRY_FAILED: Duration = Duration::from_secs(5);
+pub(super) const RETRY_FAILED: Duration = Duration::from_secs(5);
 /// ... up to this one.
 const RETRY_FAILED_MAX: Duration = Duration::from_secs(60);
 
@@ -60,18 +61,29 @@ impl WriteBack {
     /// # Errors
     /// `Fenced`.
     async fn commit_all(&self) -> Result<()> {
-        while let Some(sealed) = self.next_sealed().await {
-            match self.commit(sealed).await? {
+        while let Some(sealed) = self.next_sealed().await? {
+            if !self.secure(&sealed).await {
+                self.take_back(sealed);
+                continue;
+            }
+            match self.commit(&sealed).await? {
                 Ended::Committed => self.room.notify_waiters(),
-                Ended::TakenBack => self.wait_until_completable().await,
+                Ended::GivenUp(_) => {
+                    self.take_back(sealed);
+                    self.wait_until_completable().await;
+                }
             }
         }
         Ok(())
     }
 
     /// Waits until there is a reason to seal, and seals. `None` when it is time to stop.
-    async fn next_sealed(&self) -> Option<Arc<Sealed>> {
+    ///
+    /// # Errors
+    /// `Fenced`.
+    async fn next_sealed(&self) -> Result<Option<Arc<Sealed>>> {
         loop {
+            self.settle().await?;
             let woken = self.wake.notified();
             let (due, skipped) = {
                 // Whoever has it may be waiting for the local disk.
@@ -82,13 +94,13 @@ impl WriteBack {
                     || self.is_large(&state)
                     || self.journal.as_ref().is_some_and(|j| j.failure().is_some());
                 match state.open.first_write() {
-                    None if state.stopping => return None,
+                    None if state.stopping => return Ok(None),
                     None if asked => (None, self.skip(&mut state)),
                     None => (None, None),
                     Some(first) => {
                         let due = first + self.config.commit_interval;
                         if asked || due <= Instant::now() {
-                            return Some(self.seal(&mut state));
+                            return Ok(Some(self.seal(&mut state)));
                         }
                         (Some(due), None)
                     }
@@ -96,7 +108,11 @@ impl WriteBack {
             };
             if let Some((number, upto)) = skipped {
                 // What was written and discarded is not to come back from the journal.
-                self.secure().await;
+                if let Err(error) = self.forget().await {
+                    self.pause_after_failure(error, &mut RETRY_FAILED.clone())
+                        .await;
+                    continue;
+                }
                 self.release_journal(upto);
                 self.outcome.send_modify(|o| o.committed = number);
                 self.room.notify_waiters();
@@ -155,13 +171,12 @@ impl WriteBack {
     ///
     /// # Errors
     /// `Fenced`.
-    async fn commit(&self, sealed: Arc<Sealed>) -> Result<Ended> {
+    pub(super) async fn commit(&self, sealed: &Arc<Sealed>) -> Result<Ended> {
         let store = self.reader.store();
         let mut pause = RETRY_FAILED;
-        self.secure().await;
         self.pace.begin(Instant::now());
         loop {
-            let changes: Arc<dyn Changes> = Arc::clone(&sealed) as Arc<dyn Changes>;
+            let changes: Arc<dyn Changes> = Arc::clone(sealed) as Arc<dyn Changes>;
             let error = match store.commit(changes).await {
                 Ok(seq) => {
                     tracing::debug!(%seq, blocks = sealed.epoch.block_count(), "committed");
@@ -174,10 +189,7 @@ impl WriteBack {
                     return Ok(Ended::Committed);
                 }
                 Err(error) if error.kind() == ErrorKind::Damaged => match store.give_up().await {
-                    Ok(true) => {
-                        self.take_back(sealed);
-                        return Ok(Ended::TakenBack);
-                    }
+                    Ok(true) => return Ok(Ended::GivenUp(error)),
                     // It may have landed: only another try can tell.
                     Ok(false) => error,
                     Err(error) => error,
@@ -201,20 +213,24 @@ impl WriteBack {
     }
 
     /// Before a commit: makes durable in the journal what it carries. A crash right after the commit finds the journal with all of that,
-    /// and to replay it once more changes nothing; with a part of it, older writes would be put over newer ones. A journal that
-    /// has failed may hold any part, and is made to forget it.
-    async fn secure(&self) {
-        let Some(journal) = &self.journal else {
-            return;
+    /// and to replay it once more changes nothing; with a part of it, older writes would be put over newer ones. `false` where the journal
+    /// has failed, and may hold any part: it is not to be committed yet.
+    async fn secure(&self, sealed: &Sealed) -> bool {
+        let (Some(journal), Some(upto)) = (&self.journal, &sealed.journal_end) else {
+            return true;
         };
         let block = |flush: &dyn Fn() -> Result<bool>| blocking(flush);
-        // A record that is altered later is then no torn one, after which the log would end, and be put over the commit as far as it goes.
-        if journal.flush(block).await.is_ok() && blocking(|| journal.vouch()).is_ok() {
-            return;
-        }
-        if let Err(error) = blocking(|| journal.disown()) {
-            tracing::error!(error = error.chain(), "the local disk fails");
-        }
+        let flushed = journal.flush(block).await.is_ok();
+        blocking(|| {
+            if journal.is_disowned() {
+                return true;
+            }
+            let durable = flushed || journal.has_durable(upto);
+            if durable && let Err(error) = journal.vouch() {
+                tracing::debug!(error = error.chain(), "what is durable is not vouched for");
+            }
+            durable
+        })
     }
 
     /// Puts a sealed epoch back under the open one, as if it had never been sealed.
@@ -273,7 +289,7 @@ impl WriteBack {
         }
     }
 
-    async fn pause_after_failure(&self, error: Error, pause: &mut Duration) {
+    pub(super) async fn pause_after_failure(&self, error: Error, pause: &mut Duration) {
         tracing::error!(error = error.chain(), retry_in = ?pause, "a commit failed; its writes are kept");
         self.outcome.send_modify(|o| {
             o.failures += 1;
@@ -294,9 +310,9 @@ impl WriteBack {
 }
 
 /// How the way of a sealed epoch ended.
-enum Ended {
+pub(super) enum Ended {
     /// In the store.
     Committed,
-    /// It is the older part of the open epoch again.
-    TakenBack,
+    /// It cannot be completed, and never becomes visible.
+    GivenUp(Error),
 }
