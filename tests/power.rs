@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bucketdisk::block::Geometry;
 use bucketdisk::disk::{Disk, DiskConfig, FlushTo, Kept, Recovered};
+use bucketdisk::error::Result;
 use bucketdisk::journal::{Found, Owner};
 use bucketdisk::object::ObjectClient;
 use bucketdisk::store::BlockStore;
@@ -165,15 +166,15 @@ impl Change {
         }
     }
 
-    fn make(&self, disk: Arc<Disk>) -> impl Future<Output = ()> + Send + 'static {
+    fn make(&self, disk: Arc<Disk>) -> impl Future<Output = Result<()>> + Send + 'static {
         let change = self.clone();
         async move {
             match change {
-                Change::Write(offset, bytes) => disk.write(offset, bytes).await.expect("writes"),
-                Change::Zero(offset, len) => disk.zero(offset, len).await.expect("discards"),
-                Change::Flush => disk.flush().await.expect("flushes"),
-                Change::Commit | Change::CommitBeside => disk.commit().await.expect("commits"),
-                Change::Pause => {}
+                Change::Write(offset, bytes) => disk.write(offset, bytes).await,
+                Change::Zero(offset, len) => disk.zero(offset, len).await,
+                Change::Flush => disk.flush().await,
+                Change::Commit | Change::CommitBeside => disk.commit().await,
+                Change::Pause => Ok(()),
             }
         }
     }
@@ -211,6 +212,13 @@ async fn run(seed: u64, lives: usize, in_place: bool) {
         if random.random_bool(0.5) {
             machine.local.fail_power_after(random.random_range(1..60));
         }
+        if random.random_bool(0.2) {
+            let first = random.random_range(0..20);
+            machine.local.set_trouble(Trouble {
+                failing_syncs: first..first + 1,
+                ..Trouble::default()
+            });
+        }
         for _ in 0..random.random_range(0..40) {
             let mut next = history.last().expect("one").clone();
             let (change, after) = Change::draw(&mut random, &mut next);
@@ -233,8 +241,12 @@ async fn run(seed: u64, lives: usize, in_place: bool) {
             match made {
                 // Whoever was told anything after that was told by nobody.
                 _ if machine.local.is_without_power() => break,
-                Ok(Ok(())) if after == After::Durable => flushed = history.len() - 1,
-                Ok(Ok(())) => {}
+                Ok(Ok(Ok(()))) if after == After::Durable => flushed = history.len() - 1,
+                Ok(Ok(Ok(()))) => {}
+                // No more writes are taken.
+                Ok(Ok(Err(_))) if after == After::Changed && machine.local.has_failed() => {
+                    history.pop();
+                }
                 other => panic!("seed {seed} life {life}: {other:?}"),
             }
             if random.random_bool(0.1) && !machine.local.is_without_power() {
@@ -264,10 +276,14 @@ async fn run(seed: u64, lives: usize, in_place: bool) {
             true => machine.local.lose_power(),
             // The program alone: all that was taken is there.
             false => {
-                flushed = history.len() - 1;
+                if !machine.local.has_failed() {
+                    flushed = history.len() - 1;
+                }
+                machine.local.kill();
                 machine.local.fail_power_after(u32::MAX);
             }
         }
+        machine.local.set_trouble(Trouble::default());
         some_time(&mut random).await;
     }
 }

@@ -30,8 +30,8 @@ pub struct Replayed {
     pub records: u64,
     /// Bytes written, made zero not counted.
     pub written_bytes: u64,
-    /// The segments that hold them, ascending.
-    segments: Vec<u64>,
+    /// The segments that hold them, ascending, and where they end in each.
+    segments: BTreeMap<u64, u64>,
     /// Bytes of the log.
     position: u64,
     /// The number that the next record would have had.
@@ -210,10 +210,10 @@ impl Found {
         };
         loop {
             self.check_sealing(current)?;
-            replayed.segments.push(current.header.number);
             let ended = self
                 .replay_segment(current, at, &mut replayed, visit)
                 .map_err(|e| self.failed(e))??;
+            replayed.segments.insert(current.header.number, ended);
             let next = self.segments.values().find(|s| {
                 s.header.previous == current.header.number && s.header.previous_end == replayed.end
             });
@@ -281,7 +281,8 @@ impl Found {
         let known = keep.map_or(0, |k| k.end);
         let newest = known.max(state.durable).max(state.tail.record);
         let first = (newest / NUMBERS_OF_ONE_OPENING + 1) * NUMBERS_OF_ONE_OPENING;
-        let kept: &[u64] = keep.map_or(&[], |k| &k.segments);
+        let reaches = state.reaches;
+        let kept = keep.map(|k| k.segments.clone()).unwrap_or_default();
         for name in std::mem::take(&mut self.short) {
             self.files.remove(&name)?;
         }
@@ -296,18 +297,21 @@ impl Found {
         };
         let mut older = std::collections::VecDeque::new();
         for (number, segment) in std::mem::take(&mut self.segments) {
-            match kept.contains(&number) {
-                true => {
+            match kept.get(&number) {
+                Some(end) => {
                     // After a crash of the program alone, what was read may never have reached the disk.
+                    if number >= reaches {
+                        write_again(&*segment.file, *end)?;
+                    }
                     segment.file.sync()?;
                     older.push_back(segment);
                 }
-                false => spare.push((segment.name.clone(), Arc::clone(&segment.file))),
+                None => spare.push((segment.name.clone(), Arc::clone(&segment.file))),
             }
         }
         let header = SegmentHeader {
             number,
-            previous: kept.last().copied().unwrap_or(0),
+            previous: kept.keys().next_back().copied().unwrap_or(0),
             first,
             previous_end: known,
             salt: salt(self.keys.as_ref()),
@@ -504,6 +508,20 @@ fn says_lost(segment: &Segment, from: u64, lost: &dyn Fn(u64) -> bool) -> io::Re
         at += some as u64;
     }
     Ok(false)
+}
+
+/// Writes what is there again, up to a place. What an `fdatasync` has failed for can be read, and another one takes it for done: only
+/// what is written again is made durable.
+fn write_again(file: &dyn LocalFile, end: u64) -> io::Result<()> {
+    let mut piece = vec![0; SEARCH_BYTES];
+    let mut at = 0;
+    while at < end {
+        let some = piece.len().min((end - at) as usize);
+        file.read_at(&mut piece[..some], at)?;
+        file.write_at(&[&piece[..some]], at)?;
+        at += some as u64;
+    }
+    Ok(())
 }
 
 fn is_segment(name: &str) -> bool {

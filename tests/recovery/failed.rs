@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::support::local_disk::{LocalDisk, Trouble};
 use super::support::memory::Bucket;
 use super::support::volume::content;
-use super::{BLOCK, DISK_BYTES, Machine, in_runtime};
+use super::{BLOCK, DISK_BYTES, Machine, SEGMENT, in_runtime};
 
 /// The next call that makes something durable fails.
 fn failing_sync() -> Trouble {
@@ -203,5 +203,38 @@ fn a_failed_journal_that_reads_no_more_does_not_keep_the_rest_from_the_bucket() 
         machine.local.lose_power();
         let (disk, records) = machine.mount().await;
         assert_eq!((records, content(&disk).await[0]), (0, 2));
+    });
+}
+
+/// After a failed `fdatasync` what it has lost can still be read, and the next one succeeds.
+#[test]
+fn what_a_mount_finds_after_a_failed_sync_is_there_after_the_power_fails_too() {
+    in_runtime(async {
+        let bucket = Bucket::new();
+        let (mut machine, .., moments) = a_life(&bucket, failing_sync()).await;
+        let killed = |local: &Arc<LocalDisk>, seed| {
+            let local = local.fork(seed);
+            local.kill();
+            local
+        };
+        let own = machine.own.clone();
+        for (n, (local, changes)) in moments.iter().enumerate() {
+            machine.own = own.clone();
+            machine.local = killed(local, 0);
+            machine.client = bucket.cut(*changes).client();
+            let found = content(&machine.mount().await.0).await;
+            for seed in 0..10 {
+                machine.own = own.clone();
+                machine.local = killed(local, seed);
+                machine.client = bucket.cut(*changes).client();
+                // One that commits nothing of it.
+                let (store, prepared, session) = machine.claim().await.expect("claims");
+                let begun = prepared.begin(&*store, session, 16 * SEGMENT).await;
+                drop(begun.expect("begins"));
+                machine.local.lose_power();
+                let again = content(&machine.mount().await.0).await;
+                assert!(again == found, "moment {n}, seed {seed}");
+            }
+        }
     });
 }

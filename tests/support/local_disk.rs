@@ -52,7 +52,8 @@ impl fmt::Debug for Inner {
 pub struct Trouble {
     /// No more files than these.
     pub most_files: Option<usize>,
-    /// Which of the next calls of `sync` fail: what was not durable never will be, though it can still be read.
+    /// Which of the next calls of `sync` fail, as `fdatasync` does on Linux: of what was not durable any part may be, and stays so
+    /// however often the file is synced again, unless it is written again. Until the power fails, it can be read.
     pub failing_syncs: Range<u32>,
     /// Which of the next writes fail.
     pub failing_writes: Range<u32>,
@@ -64,9 +65,30 @@ struct Content {
     pages: BTreeMap<u64, Page>,
     /// Of pages that were written since the last sync: all that they held since, the durable one first.
     versions: BTreeMap<u64, Vec<Page>>,
+    /// The same of pages that a sync has failed for, and that no sync looks at any more.
+    adrift: BTreeMap<u64, Vec<Page>>,
 }
 
 impl Content {
+    /// A sync has failed.
+    fn lose_track(&mut self) {
+        for (number, versions) in std::mem::take(&mut self.versions) {
+            self.adrift.entry(number).or_default().extend(versions);
+        }
+    }
+
+    /// What a page that is about to be written may be on the disk.
+    fn versions(&mut self, number: u64) -> &mut Vec<Page> {
+        let adrift = self.adrift.remove(&number);
+        let versions = self.versions.entry(number).or_default();
+        versions.extend(adrift.into_iter().flatten());
+        versions
+    }
+
+    fn is_durable(&self, number: u64) -> bool {
+        !self.versions.contains_key(&number) && !self.adrift.contains_key(&number)
+    }
+
     fn page(&self, number: u64) -> Page {
         let page = self.pages.get(&number).cloned();
         page.unwrap_or_else(|| Arc::new([0; PAGE as usize]))
@@ -209,7 +231,7 @@ impl LocalDisk {
     pub fn durable_bytes(&self, name: &str) -> u64 {
         let inner = self.inner.lock();
         let file = inner.files[name].lock();
-        let durable = |page: &&u64| !file.versions.contains_key(page);
+        let durable = |page: &&u64| file.is_durable(**page);
         PAGE * file.pages.keys().filter(durable).count() as u64
     }
 
@@ -258,9 +280,9 @@ fn torn(file: &Content, random: &mut StdRng) -> Content {
     let mut left = Content {
         len: file.len,
         pages: file.pages.clone(),
-        versions: BTreeMap::new(),
+        ..Content::default()
     };
-    for (number, versions) in &file.versions {
+    for (number, versions) in file.versions.iter().chain(&file.adrift) {
         let mut all = versions.clone();
         all.push(file.page(*number));
         let pick = |random: &mut StdRng| all[random.random_range(0..all.len())].clone();
@@ -389,8 +411,7 @@ impl LocalFile for OpenFile {
             let (number, within) = (place / PAGE, (place % PAGE) as usize);
             let some = (data.len() - at).min(PAGE as usize - within);
             let mut page = content.page(number);
-            let versions = content.versions.entry(number).or_default();
-            versions.push(Arc::clone(&page));
+            content.versions(number).push(Arc::clone(&page));
             Arc::make_mut(&mut page)[within..within + some].copy_from_slice(&data[at..at + some]);
             content.pages.insert(number, page);
             at += some;
@@ -402,8 +423,11 @@ impl LocalFile for OpenFile {
         self.disk.call();
         {
             let inner = &mut *self.disk.inner.lock();
-            inner.fails(|trouble| &mut trouble.failing_syncs)?;
-            self.content.lock().versions.clear();
+            let content = &mut *self.content.lock();
+            inner
+                .fails(|trouble| &mut trouble.failing_syncs)
+                .inspect_err(|_| content.lose_track())?;
+            content.versions.clear();
         }
         // Done, but nobody hears of it.
         self.disk.call();
