@@ -285,3 +285,36 @@ fn a_record_that_is_altered_after_its_commit_is_damage_though_it_is_the_last() {
         assert!(damaged > 0);
     });
 }
+
+#[test]
+fn a_state_of_before_the_last_change_hides_nothing_that_was_flushed() {
+    in_runtime(async {
+        let mut damaged = 0;
+        for (slot, closed) in [(0, false), (1, false), (0, true), (1, true)] {
+            let mut machine = Machine::new(0).await;
+            if closed {
+                let (disk, _) = machine.mount().await;
+                disk.write(0, Bytes::from_static(b"earlier"))
+                    .await
+                    .expect("writes");
+                disk.close().await.expect("closes");
+            }
+            let (disk, _) = machine.mount().await;
+            disk.write(5, Bytes::from_static(b"flushed"))
+                .await
+                .expect("writes");
+            disk.flush().await.expect("flushes");
+            drop(disk);
+            machine.local.kill();
+            machine.local.flip("state", slot * 4096 + 40);
+            match machine.try_mount().await {
+                Ok((disk, _)) => assert_eq!(content(&disk).await[5..12], *b"flushed"),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Damaged, "{}", error.chain());
+                    damaged += 1;
+                }
+            }
+        }
+        assert!(damaged > 0);
+    });
+}

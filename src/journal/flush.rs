@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 
 use super::log::{Journal, Log, Mark};
 use super::space::MANY_FLUSHES;
-use super::state::State;
 use crate::error::{Error, ErrorKind, Result};
 
 impl Journal {
@@ -122,7 +121,13 @@ impl Journal {
         if state.state.is_empty() {
             return Ok(());
         }
-        state.change(State::empty).map_err(|e| {
+        let durable = *self.durable.borrow();
+        let emptied = state.change(|state| {
+            // No record of it tells of more, so that none belies this.
+            state.durable = durable.max(state.durable);
+            state.empty();
+        });
+        emptied.map_err(|e| {
             let text = format!(
                 "the journal in {} has failed, and cannot be told that it holds nothing any more: until it can, nothing newer is committed",
                 self.files.location()

@@ -205,7 +205,7 @@ impl Found {
         let mut at = tail.at;
         let mut current = match self.segments.get(&tail.segment) {
             Some(segment) => segment,
-            None if self.state.state.is_empty() => return Ok(replayed),
+            None if self.state.state.is_empty() => return self.check_empty().map(|()| replayed),
             None => return Err(self.missing(tail.segment)),
         };
         loop {
@@ -436,6 +436,23 @@ impl Found {
                 record.number
             ))),
         }
+    }
+
+    /// Whether there may be no log: not where a record tells that one was durable which the state knows nothing of.
+    fn check_empty(&self) -> Result<()> {
+        let state = &self.state.state;
+        let known = state.durable.max(state.tail.record);
+        for segment in self.segments.values() {
+            let from = HEADER_BYTES as u64;
+            let lost = says_lost(segment, from, &|durable| durable > known);
+            if lost.map_err(|e| self.failed(e))? {
+                return Err(self.damaged(format!(
+                    "its file '{NAME}' says that it holds nothing, which segment file {} belies",
+                    segment.name
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the log may end where it does: at a place of a segment, before the record of that number.

@@ -87,6 +87,8 @@ enum End {
     BitRot,
     /// A kill, and then a segment is gone.
     LostSegment,
+    /// A kill, and then a bit of the state flips.
+    StateRot,
 }
 
 /// A crash to be judged.
@@ -117,7 +119,7 @@ impl LocalCrash<'_> {
     pub async fn judge(&self, seed: u64) -> Result<&'static str, String> {
         let random = &mut SmallRng::seed_from_u64(seed);
         let kinds = if self.intact && !self.remains.troubled {
-            10
+            11
         } else {
             8
         };
@@ -125,7 +127,8 @@ impl LocalCrash<'_> {
             0..4 => End::Kill,
             4..8 => End::PowerCut,
             8 => End::BitRot,
-            _ => End::LostSegment,
+            9 => End::LostSegment,
+            _ => End::StateRot,
         };
         let judged = self.judge_end(end, random).await;
         judged.map_err(|what| {
@@ -144,14 +147,15 @@ impl LocalCrash<'_> {
         match end {
             End::Kill => {}
             End::PowerCut => local.lose_power(),
-            End::BitRot => rot(&local, random),
+            End::BitRot => rot(&local, &segments(&local), random),
             End::LostSegment => {
                 if let Some(name) = segments(&local).choose(random) {
                     local.lose_file(name);
                 }
             }
+            End::StateRot => rot(&local, &["state".to_owned()], random),
         }
-        let damaged = matches!(end, End::BitRot | End::LostSegment);
+        let damaged = matches!(end, End::BitRot | End::LostSegment | End::StateRot);
         let geometry = self.world.superblock.geometry;
         let before = held(&local, geometry);
         let files = contents(&local);
@@ -164,6 +168,11 @@ impl LocalCrash<'_> {
             Ok(Ok(again)) => again,
             Ok(Err(what)) => return Err(what),
             Err(error) if error.kind() == ErrorKind::Damaged && damaged => {
+                kept()?;
+                return Ok("local crash points with damage that shows");
+            }
+            // The state before the last change does not know of the session that has the disk.
+            Err(error) if error.kind() == ErrorKind::Fenced && end == End::StateRot => {
                 kept()?;
                 return Ok("local crash points with damage that shows");
             }
@@ -189,6 +198,7 @@ impl LocalCrash<'_> {
             End::Kill => "local crash points of the program",
             End::PowerCut => "local crash points of the power",
             End::BitRot | End::LostSegment => "local crash points with damage that does not matter",
+            End::StateRot => "local crash points with a damaged state that does not matter",
         })
     }
 
@@ -204,7 +214,11 @@ impl LocalCrash<'_> {
         }
         let newest = self.states.len() - 1;
         let from = match end {
-            End::Kill if !self.remains.troubled && !self.remains.known.power_cut => newest,
+            End::Kill | End::StateRot
+                if !self.remains.troubled && !self.remains.known.power_cut =>
+            {
+                newest
+            }
             // What the last record but one says of what was durable is there.
             End::BitRot => {
                 let mut told = self.told.iter().rev().flatten();
@@ -304,17 +318,19 @@ fn segments(disk: &LocalDisk) -> Vec<String> {
 
 /// The segments but for those that hold nothing, of which a mount may make some.
 fn contents(disk: &LocalDisk) -> Vec<(String, Vec<u8>)> {
-    let all = segments(disk).into_iter().map(|name| {
-        let content = disk.content(&name);
-        (name, content)
-    });
+    written(disk, &segments(disk))
+}
+
+/// Those of the files where something was written, and what.
+fn written(disk: &LocalDisk, names: &[String]) -> Vec<(String, Vec<u8>)> {
+    let all = names.iter().map(|name| (name.clone(), disk.content(name)));
     all.filter(|(_, content)| content.iter().any(|byte| *byte != 0))
         .collect()
 }
 
-/// Flips a bit somewhere in a segment where something was written.
-fn rot(disk: &LocalDisk, random: &mut SmallRng) {
-    if let Some((name, content)) = contents(disk).choose(random) {
+/// Flips a bit somewhere in one of the files where something was written.
+fn rot(disk: &LocalDisk, names: &[String], random: &mut SmallRng) {
+    if let Some((name, content)) = written(disk, names).choose(random) {
         let written: Vec<usize> = (0..content.len()).filter(|at| content[*at] != 0).collect();
         if let Some(at) = written.choose(random) {
             disk.flip(name, *at as u64);

@@ -60,6 +60,7 @@ pub const INTERESTING: &[&str] = &[
     "local crash points of fenced sessions",
     "local crash points with damage that shows",
     "local crash points with damage that does not matter",
+    "local crash points with a damaged state that does not matter",
     // What comes of it in the bucket.
     "commits",
     "commits given up",
