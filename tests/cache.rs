@@ -19,6 +19,8 @@ use support::log::Log;
 use support::memory::Bucket;
 use support::volume::{content, create, open, options};
 
+#[path = "cache/hung.rs"]
+mod hung;
 #[path = "cache/files.rs"]
 mod of_files;
 mod support;
