@@ -35,6 +35,9 @@ pub enum ErrorKind {
     Damaged,
     /// What a mount shows was replaced by another session since, and removed: mount again. Never answered with newer data.
     Superseded,
+    /// The bucket shows an older state of the disk than this machine has seen, or one with another past: find out why, or accept it on
+    /// purpose.
+    RolledBack,
     /// A format, feature or ability that this build or this store does not have.
     Unsupported,
     /// No space is left in the store.

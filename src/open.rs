@@ -164,7 +164,7 @@ pub async fn create(target: &Target, spec: &DiskSpec) -> Result<Superblock> {
 /// # Errors
 /// `NotFound`; those of the store.
 pub async fn inspect(target: &Target, progress: &OnProgress) -> Result<DiskInfo> {
-    versioned::inspect(&client(target).await?, &codec(), true, progress).await
+    versioned::inspect(&client(target).await?, &codec(), &|_| None, true, progress).await
 }
 
 /// Deletes a disk, and answers how many objects that were.
@@ -314,6 +314,9 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
             own_dead_sessions,
             admit,
             codec: codec(),
+            pin: None,
+            accept_rollback: false,
+            on_head: None,
             cache,
             requests: plan.requests,
             sources: versioned::Sources::system(),

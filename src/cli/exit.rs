@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::error::ErrorKind;
 
 /// Every kind of error, its exit code and what the code tells a script; codes are never reused for another meaning.
-pub const EXIT_STATUS: [(ErrorKind, u8, &str); 14] = [
+pub const EXIT_STATUS: [(ErrorKind, u8, &str); 15] = [
     (
         ErrorKind::System,
         1,
@@ -52,6 +52,11 @@ pub const EXIT_STATUS: [(ErrorKind, u8, &str); 14] = [
         14,
         "another session has replaced the data and removed it",
     ),
+    (
+        ErrorKind::RolledBack,
+        15,
+        "the bucket is not the one that this machine has seen, but an older or another one",
+    ),
 ];
 
 /// The exit code of an error.
@@ -70,6 +75,7 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
         ErrorKind::ReadOnly => 12,
         ErrorKind::Busy => 13,
         ErrorKind::Superseded => 14,
+        ErrorKind::RolledBack => 15,
         ErrorKind::System => 1,
     }
 }

@@ -145,7 +145,7 @@ pub trait Service: Send + Sync {
 }
 
 /// Names of the kinds, as they go over the socket.
-const KINDS: [(ErrorKind, &str); 14] = [
+const KINDS: [(ErrorKind, &str); 15] = [
     (ErrorKind::Usage, "usage"),
     (ErrorKind::NotFound, "not-found"),
     (ErrorKind::Exists, "exists"),
@@ -159,6 +159,7 @@ const KINDS: [(ErrorKind, &str); 14] = [
     (ErrorKind::ReadOnly, "read-only"),
     (ErrorKind::Busy, "busy"),
     (ErrorKind::Superseded, "superseded"),
+    (ErrorKind::RolledBack, "rolled-back"),
     (ErrorKind::System, "system"),
 ];
 

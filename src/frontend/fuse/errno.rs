@@ -22,6 +22,7 @@ pub(super) fn errno(error: &Error) -> Errno {
         | ErrorKind::Exists
         | ErrorKind::Unreachable
         | ErrorKind::Damaged
+        | ErrorKind::RolledBack
         | ErrorKind::System => Errno::EIO,
     }
 }

@@ -259,6 +259,7 @@ impl VersionedStore {
             return Err(self.fence(&other));
         }
         let superseded = self.apply(record, Digest::of(&*self.objects.codec, object));
+        self.tell_head();
         if let Some(cache) = &self.objects.cache {
             for (index, version) in superseded {
                 cache.remove(index, version);
@@ -300,7 +301,7 @@ impl VersionedStore {
                 .extend(superseded);
         }
         if record.is_claim() {
-            view.claim = record.seq;
+            (view.claim, view.claim_digest) = (record.seq, digest);
         } else {
             view.unpruned.push(record.seq);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use uuid::Uuid;
 
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
@@ -12,20 +13,22 @@ use super::load::FirstLook;
 use super::mount::{objects, read_state};
 use super::record::SessionId;
 use super::{
-    DiskInfo, Holder, MountOptions, OnProgress, Progress, Sources, Stored, Superblock, keys,
-    read_superblock,
+    DiskInfo, Holder, MountOptions, OnProgress, Pin, Progress, Sources, Stored, Superblock,
+    SuperblockMark, keys, read_superblock,
 };
 
 /// Requests at once of the listings here.
 const REQUESTS: usize = 16;
 
-/// Describes a disk. With `count_stored`, lists every object of it to count them.
+/// Describes a disk, `pin_of` which says what this machine has seen of the one of an id. With `count_stored`, lists every object of it to
+/// count them.
 ///
 /// # Errors
 /// Those of [`read_superblock`] and of reading the state.
 pub async fn inspect(
     client: &Arc<dyn ObjectClient>,
     codec: &Arc<dyn Codec>,
+    pin_of: &(dyn Fn(Uuid) -> Option<Pin> + Sync),
     count_stored: bool,
     progress: &OnProgress,
 ) -> Result<DiskInfo> {
@@ -41,11 +44,17 @@ pub async fn inspect(
         session: SessionId::fresh(),
         own_dead_sessions: Vec::new(),
         admit: Arc::new(|_| Ok(())),
+        pin: pin_of(superblock.id),
+        accept_rollback: true,
+        on_head: None,
         requests: REQUESTS,
         sources: Sources::system(),
         progress: Arc::clone(progress),
     };
-    let loaded = read_state(&objects, &options).await?;
+    let mark = SuperblockMark::of(&superblock);
+    let older = |pin: Pin| mark.follows(pin.superblock).err();
+    let mut rollback = options.pin.and_then(older);
+    let loaded = read_state(&objects, &options, &mut rollback).await?;
     let holder = FirstLook::take(&objects).await?.holder(&objects).await?;
     let mut stored = None;
     if count_stored {
@@ -63,6 +72,7 @@ pub async fn inspect(
         stored,
         head: loaded.replay.seq.0,
         holder,
+        rollback,
     })
 }
 

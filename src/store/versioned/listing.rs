@@ -14,7 +14,7 @@ use crate::block::{BlockIndex, Seq};
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::list_all;
 
-use super::checkpoint::Garbage;
+use super::checkpoint::{Checkpoint, Garbage};
 use super::keys;
 use super::load::Wanted;
 use super::objects::{Numbers, Objects, Stored};
@@ -33,15 +33,26 @@ pub(super) async fn rebuild(
     };
     let mut replay = Replay::empty(objects.geometry.blocks())?;
     replay.seq = wanted.end;
-    let claims = claims(objects, wanted, &records).await?;
+    // A mount for writing ends with its own claim. Else a checkpoint as new as the newest record knows better than that.
+    let checkpoint = match wanted.claimed {
+        true => None,
+        false => match objects.checkpoint(wanted.end).await {
+            // A listing is how to do without it.
+            Err(error) if error.kind() == ErrorKind::Damaged => None,
+            read => read?,
+        },
+    };
+    let claims = claims(checkpoint.as_ref(), &records);
     for stored in records
         .values()
         .filter(|stored| !stored.record.is_claim() || claims.contains(&stored.record.seq))
     {
         replay.note(stored);
     }
-    if let Some(end) = records.get(&wanted.end) {
-        replay.digest = end.digest;
+    // The record may be pruned, and a void claim in its place.
+    let record = records.get(&wanted.end).map(|end| end.digest);
+    if let Some(digest) = checkpoint.as_ref().map(|c| c.head).or(record) {
+        replay.digest = digest;
     }
 
     // Superseded by the version that displaced it, and not by the end: else the record of a hole that a still newer record made
@@ -113,20 +124,7 @@ fn punch_holes(replay: &mut Replay, record: &Record) {
 }
 
 /// The claims up to the end that are not void: the newest, and from each the one before it.
-async fn claims(
-    objects: &Objects,
-    wanted: &Wanted<'_>,
-    records: &BTreeMap<Seq, Stored>,
-) -> Result<BTreeSet<Seq>> {
-    // A mount for writing ends with its own claim. Else a checkpoint as new as the newest record knows better than that.
-    let checkpoint = match wanted.claimed {
-        true => None,
-        false => match objects.checkpoint(wanted.end).await {
-            // A listing is how to do without it.
-            Err(error) if error.kind() == ErrorKind::Damaged => None,
-            read => read?,
-        },
-    };
+fn claims(checkpoint: Option<&Checkpoint>, records: &BTreeMap<Seq, Stored>) -> BTreeSet<Seq> {
     let mut at = match checkpoint {
         Some(checkpoint) => checkpoint.last.claim,
         None => records
@@ -139,7 +137,7 @@ async fn claims(
         // Always a smaller number: the format sees to it.
         at = claim.record.claim;
     }
-    Ok(claims)
+    claims
 }
 
 async fn read_records(

@@ -11,6 +11,7 @@ use crate::object::ObjectEntry;
 
 use super::checkpoint::Checkpoint;
 use super::objects::{Numbers, Objects, Stored};
+use super::pin::End;
 use super::record::{Digest, Record, RecordBody, SessionId};
 use super::replay::Replay;
 use super::upkeep::GRACE;
@@ -18,9 +19,9 @@ use super::{Holder, OnProgress, Progress};
 use super::{keys, listing};
 
 /// How often reading begins anew, because a writer went on or a listing was stale, before giving up.
-const TRIES: usize = 20;
+pub(super) const TRIES: usize = 20;
 /// The pause after a listing that does not show what is known to be there: stores that promise that it does need none.
-const LAG_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const LAG_PAUSE: Duration = Duration::from_millis(500);
 
 /// The first look: what there is, and who wrote last. Nothing that it finds is relied on, but the number to claim.
 #[derive(Debug)]
@@ -108,6 +109,15 @@ impl FirstLook {
             Newest::Nothing => Seq(0),
             Newest::Record(stored) => stored.record.newest_claim(),
             Newest::Checkpoint(checkpoint) => checkpoint.last.claim,
+        }
+    }
+
+    /// The end of the log.
+    pub(super) fn end(&self) -> End {
+        End {
+            seq: self.head,
+            digest: self.digest(),
+            claim: self.newest_claim(),
         }
     }
 

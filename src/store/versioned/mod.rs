@@ -37,8 +37,13 @@
 //!
 //! `tests/races.rs` has what the model found.
 //!
+//! *What this machine has seen* (`pin`): a bucket that was put back to an older copy is consistent, and no step above notices. So a mount
+//! compares the first look with the newest record that this machine has seen, before it puts a claim, and what it then reads with the
+//! first look.
+//!
 //! Who does what: `keys` names objects; `superblock`, `record`, `checkpoint` are formats; `map` is the block map; `objects` reads and
-//! writes them, `coding` the blocks among them; `replay` makes a state of records; `load` and `listing` read a state; `probe`, `create`, `mount`, `inspect` are the
+//! writes them, `coding` the blocks among them; `replay` makes a state of records; `load` and `listing` read a state; `pin` compares it with what was
+//! seen; `probe`, `create`, `mount`, `inspect` are the
 //! operations on a disk at rest; `volume` is a mounted one, with `commit` and `upkeep`; `sources` are its time of day and randomness.
 
 use std::sync::Arc;
@@ -59,6 +64,7 @@ mod load;
 pub mod map;
 mod mount;
 mod objects;
+pub mod pin;
 mod probe;
 pub mod record;
 mod replay;
@@ -70,6 +76,7 @@ mod volume;
 pub use create::{create, read_superblock};
 pub use inspect::{delete, inspect};
 pub use mount::mount;
+pub use pin::{OnHead, Pin, Rollback, SuperblockMark};
 pub use record::SessionId;
 pub use sources::Sources;
 pub use superblock::Superblock;
@@ -146,6 +153,12 @@ pub struct MountOptions {
     pub admit: Admit,
     /// Makes objects and reads them: of the disk's keys, where it is encrypted.
     pub codec: Arc<dyn Codec>,
+    /// What this machine has seen of the disk: a bucket that does not go on from there is refused. `None`: nothing.
+    pub pin: Option<Pin>,
+    /// Mount the disk although it does not.
+    pub accept_rollback: bool,
+    /// Told of what this machine has seen from now on.
+    pub on_head: Option<OnHead>,
     /// Where objects of blocks are kept on this machine; `None`: nowhere.
     pub cache: Option<Arc<dyn ObjectCache>>,
     /// Most requests that the mount itself runs at once (listing), and the most blocks of a commit in flight.
@@ -169,6 +182,8 @@ pub struct DiskInfo {
     pub head: u32,
     /// Who holds the disk; `None` when it is free.
     pub holder: Option<Holder>,
+    /// In what it is behind, or beside, what this machine has seen; `None` where it is not, or nothing was seen.
+    pub rollback: Option<Rollback>,
 }
 
 /// Objects and their bytes.

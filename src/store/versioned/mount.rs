@@ -12,10 +12,12 @@ use crate::object::ObjectClient;
 use super::coding::Coding;
 use super::load::{FirstLook, Loaded, Reading, Wanted, load};
 use super::objects::{Objects, RecordPut};
-use super::record::{Record, RecordBody, SessionId};
+use super::record::{Digest, Record, RecordBody, SessionId};
 use super::upkeep::HEARTBEAT;
 use super::volume::{Start, VersionedStore};
-use super::{Holder, LastSession, MountOptions, Superblock, TookOver, probe};
+use super::{
+    Holder, LastSession, MountOptions, Rollback, Superblock, SuperblockMark, TookOver, pin, probe,
+};
 
 /// How often a claim is tried, when others are quicker or its slot turns out to be void.
 const CLAIMS: usize = 20;
@@ -23,7 +25,8 @@ const CLAIMS: usize = 20;
 /// Mounts a disk.
 ///
 /// # Errors
-/// `Held`, naming who holds the disk and since when; what [`MountOptions::admit`] refuses with; `Unsupported` where the store cannot fence; `Damaged` where log or checkpoint
+/// `Held`, naming who holds the disk and since when; `RolledBack` where it does not go on from what this machine has seen, before anything is
+/// written; what [`MountOptions::admit`] refuses with; `Unsupported` where the store cannot fence; `Damaged` where log or checkpoint
 /// do not add up; the object client's own.
 pub async fn mount(
     client: Arc<dyn ObjectClient>,
@@ -32,15 +35,23 @@ pub async fn mount(
 ) -> Result<Arc<VersionedStore>> {
     let mut objects = objects(client, &superblock, &options.codec);
     objects.cache.clone_from(&options.cache);
+    let mark = SuperblockMark::of(&superblock);
+    let mut rolled_back = None;
+    if let Some(Err(rollback)) = options.pin.map(|pin| mark.follows(pin.superblock)) {
+        accept(&objects, &options, rollback, &mut rolled_back)?;
+    }
     if options.read_only {
-        let loaded = read_state(&objects, &options).await?;
+        let loaded = read_state(&objects, &options, &mut rolled_back).await?;
+        let claim = claim_of(&objects, &loaded).await?;
         return Ok(VersionedStore::start(Start {
             objects,
             superblock,
             options,
             loaded,
+            claim,
             leftovers: false,
             took_over: None,
+            accepted: rolled_back,
         }));
     }
     // Who has accepted a store without it is kept from a second writer all the same where that can be done.
@@ -48,7 +59,10 @@ pub async fn mount(
     objects.fencing = probe::create_if_absent(&objects.client, id, accepted).await?;
     for _ in 0..CLAIMS {
         let since = Instant::now();
-        let look = FirstLook::take(&objects).await?;
+        let (look, rollback) = pin::look(&objects, options.pin.as_ref()).await?;
+        if let Some(rollback) = rollback {
+            accept(&objects, &options, rollback, &mut rolled_back)?;
+        }
         let holder = look.holder(&objects).await?;
         if let Some(holder) = &holder {
             may_claim(&objects, holder, &options)?;
@@ -57,7 +71,7 @@ pub async fn mount(
             session: look.last_session(),
             released: holder.is_none(),
         })?;
-        let Some(end) = claim(&objects, &look, holder.as_ref(), &options).await? else {
+        let Some((end, digest)) = claim(&objects, &look, holder.as_ref(), &options).await? else {
             continue;
         };
         let wanted = Wanted {
@@ -70,6 +84,9 @@ pub async fn mount(
         };
         // A void claim is left where it is: removing it could let a fenced writer in.
         if let Reading::State(loaded) = load(&objects, &wanted).await? {
+            if let Some(rollback) = altered(&options, &loaded, digest) {
+                accept(&objects, &options, rollback, &mut rolled_back)?;
+            }
             // A session that went on after a crash may have ended before it had looked for what that left, or what a session
             // that it had fenced stored late.
             let leftovers =
@@ -83,8 +100,10 @@ pub async fn mount(
                 superblock,
                 options,
                 loaded: *loaded,
+                claim: Some((end, digest)),
                 leftovers,
                 took_over,
+                accepted: rolled_back,
             }));
         }
     }
@@ -114,10 +133,17 @@ pub(super) fn objects(
 }
 
 /// One fixed state, without a claim: the newest there is.
-pub(super) async fn read_state(objects: &Objects, options: &MountOptions) -> Result<Loaded> {
+pub(super) async fn read_state(
+    objects: &Objects,
+    options: &MountOptions,
+    accepted: &mut Option<Rollback>,
+) -> Result<Loaded> {
     for _ in 0..CLAIMS {
         let since = Instant::now();
-        let look = FirstLook::take(objects).await?;
+        let (look, rollback) = pin::look(objects, options.pin.as_ref()).await?;
+        if let Some(rollback) = rollback {
+            accept(objects, options, rollback, accepted)?;
+        }
         let wanted = Wanted {
             end: look.head,
             claimed: false,
@@ -127,6 +153,9 @@ pub(super) async fn read_state(objects: &Objects, options: &MountOptions) -> Res
             progress: &options.progress,
         };
         if let Reading::State(loaded) = load(objects, &wanted).await? {
+            if let Some(rollback) = altered(options, &loaded, look.digest()) {
+                accept(objects, options, rollback, accepted)?;
+            }
             return Ok(*loaded);
         }
     }
@@ -135,6 +164,40 @@ pub(super) async fn read_state(objects: &Objects, options: &MountOptions) -> Res
         objects.client.location()
     );
     Err(Error::new(ErrorKind::Unreachable, text))
+}
+
+/// Refuses a disk that does not go on from what this machine has seen, unless that is accepted.
+fn accept(
+    objects: &Objects,
+    options: &MountOptions,
+    rollback: Rollback,
+    accepted: &mut Option<Rollback>,
+) -> Result<()> {
+    if !options.accept_rollback {
+        return Err(rollback.refusal(&objects.client.location()));
+    }
+    accepted.get_or_insert(rollback);
+    Ok(())
+}
+
+/// Whether the state that was read is of another record than the one that was compared with what this machine has seen, or that follows
+/// on it.
+fn altered(options: &MountOptions, loaded: &Loaded, digest: Digest) -> Option<Rollback> {
+    let end = loaded.replay.seq;
+    let altered = options.pin.is_some() && loaded.replay.digest != digest;
+    altered.then_some(Rollback::OtherBranch {
+        seen: end,
+        found: end,
+    })
+}
+
+/// The newest claim at or before the end of a state, and its digest; `None` where there is none.
+async fn claim_of(objects: &Objects, loaded: &Loaded) -> Result<Option<(Seq, Digest)>> {
+    let Some(last) = &loaded.replay.last else {
+        return Ok(None);
+    };
+    let stored = objects.record(last.claim).await?;
+    Ok(stored.map(|stored| (last.claim, stored.digest)))
 }
 
 /// Whether a disk that somebody has not released may be claimed all the same.
@@ -152,13 +215,13 @@ fn may_claim(objects: &Objects, holder: &Holder, options: &MountOptions) -> Resu
     Err(Error::new(ErrorKind::Held, text))
 }
 
-/// Puts a claim on the number after the newest. `None` where another was quicker.
+/// Puts a claim on the number after the newest, and answers that and its digest. `None` where another was quicker.
 async fn claim(
     objects: &Objects,
     look: &FirstLook,
     holder: Option<&Holder>,
     options: &MountOptions,
-) -> Result<Option<Seq>> {
+) -> Result<Option<(Seq, Digest)>> {
     let seq = next_number(look.head)?;
     let record = Record {
         seq,
@@ -173,11 +236,9 @@ async fn claim(
             took_over: holder.map(|h| h.session),
         },
     };
-    match objects
-        .put_record(seq, &objects.encode_record(&record))
-        .await?
-    {
-        RecordPut::Ours => Ok(Some(seq)),
+    let object = objects.encode_record(&record);
+    match objects.put_record(seq, &object).await? {
+        RecordPut::Ours => Ok(Some((seq, Digest::of(&*objects.codec, &object)))),
         RecordPut::Taken(_) => Ok(None),
     }
 }

@@ -25,8 +25,9 @@ use super::load::{Loaded, was_changed_since};
 use super::map::BlockMap;
 use super::mount::describe;
 use super::objects::Objects;
+use super::pin::Listener;
 use super::record::{Digest, Record, SessionId};
-use super::{MountOptions, Sources, Superblock, TookOver, keys, upkeep};
+use super::{MountOptions, Rollback, Sources, Superblock, SuperblockMark, TookOver, keys, upkeep};
 
 /// What a mount begins with.
 pub(super) struct Start {
@@ -34,9 +35,12 @@ pub(super) struct Start {
     pub(super) superblock: Superblock,
     pub(super) options: MountOptions,
     pub(super) loaded: Loaded,
+    /// The newest claim up to there, and its digest; `None` where it is not there.
+    pub(super) claim: Option<(Seq, Digest)>,
     /// An earlier session may have left blocks that it never committed.
     pub(super) leftovers: bool,
     pub(super) took_over: Option<TookOver>,
+    pub(super) accepted: Option<Rollback>,
 }
 
 /// A mounted disk in the native layout.
@@ -50,6 +54,8 @@ pub struct VersionedStore {
     label: String,
     read_only: bool,
     took_over: Option<TookOver>,
+    accepted: Option<Rollback>,
+    listener: Listener,
     pub(super) view: RwLock<View>,
     pub(super) log: tokio::sync::Mutex<LogEnd>,
     fenced_by: OnceLock<String>,
@@ -71,6 +77,8 @@ pub(super) struct View {
     pub(super) digest: Digest,
     /// The number of this session's newest claim; 0 for a read-only mount.
     pub(super) claim: Seq,
+    /// The digest of the newest claim that is not void.
+    pub(super) claim_digest: Digest,
     /// Superseded objects by when they may be deleted.
     pub(super) garbage: BTreeMap<Instant, Vec<Garbage>>,
     /// Records up to `head` that are not claims and may still exist.
@@ -124,8 +132,10 @@ impl VersionedStore {
             superblock,
             options,
             loaded,
+            claim,
             leftovers,
             took_over,
+            accepted,
         } = start;
         let Loaded {
             replay,
@@ -147,6 +157,14 @@ impl VersionedStore {
         if let Some(cache) = &objects.cache {
             cache.begin(replay.seq);
         }
+        let listener = Listener {
+            on_head: options.on_head,
+            superblock: SuperblockMark::of(&superblock),
+        };
+        // Where a listing stands for a damaged checkpoint, the digest may be unknown.
+        if let Some(claim) = claim.filter(|_| replay.digest != Digest::ZERO) {
+            listener.tell((replay.seq, replay.digest), claim);
+        }
         let read_only = options.read_only;
         let store = Arc::new(VersionedStore {
             objects,
@@ -156,11 +174,14 @@ impl VersionedStore {
             label: superblock.label,
             read_only,
             took_over,
+            accepted,
+            listener,
             view: RwLock::new(View {
                 map: replay.map,
                 head: replay.seq,
                 digest: replay.digest,
                 claim: if read_only { Seq(0) } else { replay.seq },
+                claim_digest: claim.map_or(Digest::ZERO, |(_, digest)| digest),
                 garbage,
                 unpruned: replay.unpruned,
                 checkpoint,
@@ -194,6 +215,20 @@ impl VersionedStore {
     /// From whom this mount took the disk; `None` where it was free.
     pub fn took_over(&self) -> Option<&TookOver> {
         self.took_over.as_ref()
+    }
+
+    /// In what the disk does not go on from what this machine had seen, which was accepted; `None` where it does.
+    pub fn accepted(&self) -> Option<Rollback> {
+        self.accepted
+    }
+
+    /// Tells of the record that is now the newest.
+    pub(super) fn tell_head(&self) {
+        let (head, claim) = {
+            let view = self.view.read();
+            ((view.head, view.digest), (view.claim, view.claim_digest))
+        };
+        self.listener.tell(head, claim);
     }
 
     /// Whether a second writer is kept out. `false` only where the mount's options accept that.
