@@ -23,13 +23,15 @@ use crate::store::BlockStore;
 use crate::store::versioned;
 
 mod cache;
+mod head;
 mod journal;
 
 pub use crate::object::{Traffic, TrafficSnapshot};
 pub use crate::store::versioned::{
-    DiskInfo, DiskSpec, Holder, OnProgress, Progress, SessionId, Superblock, TookOver,
+    DiskInfo, DiskSpec, Holder, OnProgress, Progress, Rollback, SessionId, Superblock, TookOver,
 };
 
+use head::Seen;
 pub use journal::{
     Begun, CacheDirectory, JournalContent, NewJournal, Prepared, Replay, journal_content,
 };
@@ -159,12 +161,13 @@ pub async fn create(target: &Target, spec: &DiskSpec) -> Result<Superblock> {
     versioned::create(&client(target).await?, spec).await
 }
 
-/// Describes a disk.
+/// Describes a disk, and says whether it goes on from what this machine has seen of it.
 ///
 /// # Errors
 /// `NotFound`; those of the store.
 pub async fn inspect(target: &Target, progress: &OnProgress) -> Result<DiskInfo> {
-    versioned::inspect(&client(target).await?, &codec(), &|_| None, true, progress).await
+    let pin_of = |disk| Seen::of(disk)?.pin();
+    versioned::inspect(&client(target).await?, &codec(), &pin_of, true, progress).await
 }
 
 /// Deletes a disk, and answers how many objects that were.
@@ -207,6 +210,8 @@ pub struct MountSpec {
     pub list_blocks: bool,
     /// Claim the disk from a session that has not released it.
     pub take_over: bool,
+    /// Mount the disk although the bucket does not go on from what this machine has seen.
+    pub accept_rollback: bool,
     /// Write even where no second writer can be kept out.
     pub unsafe_no_fencing: bool,
     /// The oldest a write becomes before it is committed.
@@ -246,6 +251,10 @@ pub struct Mounted {
     pub created: bool,
     /// From whom it was taken; `None` where it was free.
     pub took_over: Option<TookOver>,
+    /// In what it does not go on from what this machine had seen, which was accepted; `None` where it does.
+    pub rollback: Option<Rollback>,
+    /// Why this machine does not know what it had seen; `None` where it does, or there was nothing.
+    pub forgotten: Option<String>,
     /// Whether a second writer is kept out.
     pub fences: bool,
     /// What the journal of the last mount on this machine had that the bucket has not; being committed.
@@ -261,7 +270,7 @@ pub struct Mounted {
 ///
 /// # Errors
 /// `NotFound` where there is no disk and none is to be made, `Usage` where a limit is too small for its block size or it is not
-/// what `create` describes, `Busy` where this machine has it mounted, `Held`, and those of the store.
+/// what `create` describes, `Busy` where this machine has it mounted, `Held`, `RolledBack`, and those of the store.
 pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
     let mut connected = Connected::new(&spec.target).await?;
     let asked = spec.target.connection.requests;
@@ -297,8 +306,10 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         own_dead_sessions.extend(prepared.sessions());
         admit = prepared.admit(session)?;
     }
+    let seen = seen(&superblock, spec);
+    let history = seen.as_ref().map(Seen::history);
     let cache = match spec.read_only || prepared.is_some() {
-        true => cache::disk_tier(&superblock, spec, plan.requests),
+        true => cache::disk_tier(&superblock, spec, history, plan.requests),
         // Where there can be no journal, why has been said.
         false => None,
     };
@@ -314,9 +325,9 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
             own_dead_sessions,
             admit,
             codec: codec(),
-            pin: None,
-            accept_rollback: false,
-            on_head: None,
+            pin: seen.as_ref().and_then(Seen::pin),
+            accept_rollback: spec.accept_rollback,
+            on_head: seen.as_ref().map(|seen| seen.keeper(spec.accept_rollback)),
             cache,
             requests: plan.requests,
             sources: versioned::Sources::system(),
@@ -325,6 +336,7 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
     )
     .await?;
     let (took_over, fences) = (store.took_over().cloned(), store.fences());
+    let rollback = store.accepted();
     let store: Arc<dyn BlockStore> = store;
     let begun = match prepared {
         Some(prepared) => Some(prepared.begin(&*store, session, spec.journal_bytes).await?),
@@ -361,6 +373,8 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         superblock,
         created,
         took_over,
+        rollback,
+        forgotten: seen.and_then(|seen| seen.lost().map(str::to_owned)),
         fences,
         replay,
         _local: local,
@@ -409,6 +423,22 @@ fn same_size(found: Geometry, asked: Geometry) -> Result<()> {
 
 fn exact_size(bytes: u64) -> String {
     format!("{} ({bytes} bytes)", format_size(bytes))
+}
+
+/// What this machine has seen of a disk; `None` where there is no place for that.
+fn seen(superblock: &Superblock, spec: &MountSpec) -> Option<Seen> {
+    if spec.target.is_memory() {
+        return None;
+    }
+    let seen = Seen::of(superblock.id);
+    if seen.is_none() {
+        warn!("there is no cache directory: this machine cannot tell an older copy of the bucket");
+    }
+    let mut seen = seen?;
+    if spec.accept_rollback {
+        seen.begin_anew();
+    }
+    Some(seen)
 }
 
 /// What this machine knows of a disk: the lock and its sessions, the new one remembered; and the journal, if there is to be one.

@@ -16,6 +16,8 @@ mod cache;
 mod file_systems;
 #[path = "mount/journal.rs"]
 mod journal;
+#[path = "mount/rollback.rs"]
+mod rollback;
 mod support;
 #[path = "mount/trouble.rs"]
 mod trouble;

@@ -233,6 +233,10 @@ pub struct MountArgs {
     #[arg(long, conflicts_with = "read_only")]
     pub take_over: bool,
 
+    /// Mount the disk although the bucket shows an older state than this machine has seen, or another one
+    #[arg(long)]
+    pub accept_rollback: bool,
+
     /// Mount for writing although the store cannot keep a second writer out
     #[arg(long)]
     pub unsafe_no_fencing: bool,

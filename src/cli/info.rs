@@ -21,6 +21,10 @@ pub fn run(args: &InfoArgs, context: &Context) -> Result<()> {
     let outcome = context.block_on(open::inspect(&target, &stages.listener()));
     stages.finish(outcome.is_ok());
     let info = outcome?;
+    if let Some(rollback) = &info.rollback {
+        let refusal = rollback.refusal(&target.url()).chain();
+        context.reporter.warning(&refusal);
+    }
     if args.json {
         context.answer(&format!("{:#}", figures(&target.url(), &info)))
     } else {
@@ -49,6 +53,7 @@ fn figures(url: &str, info: &DiskInfo) -> Value {
             "since": seconds(holder.since),
             "last_record": seconds(holder.last_record),
         })),
+        "rollback": info.rollback.map(|rollback| rollback.to_string()),
     })
 }
 

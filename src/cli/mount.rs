@@ -98,6 +98,7 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
         read_only: args.read_only,
         list_blocks: args.list_blocks,
         take_over: args.take_over,
+        accept_rollback: args.accept_rollback,
         unsafe_no_fencing: args.unsafe_no_fencing,
         commit_interval: args.commit_interval,
         max_dirty_bytes: args.max_dirty,
@@ -268,6 +269,15 @@ fn announce(mounted: &Mounted, url: &str, wants_journal: bool, context: &Context
         let line =
             "there is no journal on this machine, the log says why: flushes wait for the bucket";
         context.reporter.warning(line);
+    }
+    if let Some(rollback) = &mounted.rollback {
+        let line = format!("{url} is not what it was, which is accepted: {rollback}");
+        context.reporter.warning(&line);
+        warn!(target: log::TOLD, url, "{line}");
+    }
+    if let Some(forgotten) = &mounted.forgotten {
+        context.reporter.warning(forgotten);
+        warn!(target: log::TOLD, url, "{forgotten}");
     }
     if !mounted.fences {
         let line = "this store cannot keep a second writer out; never mount the disk for writing on two machines";

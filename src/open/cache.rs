@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::{CacheDirectory, MountSpec, Superblock};
 use crate::cache::{FileCache, FileCacheSpec, ObjectCache};
@@ -38,17 +39,18 @@ impl CacheDirectory {
     }
 }
 
-/// The disk tier of a mount; `None` where there is to be none, or it cannot be had.
+/// The disk tier of a mount, of the disk's past that `history` names; `None` where there is to be none, or it cannot be had.
 pub(super) fn disk_tier(
     superblock: &Superblock,
     spec: &MountSpec,
+    history: Option<Uuid>,
     requests: usize,
 ) -> Option<Arc<dyn ObjectCache>> {
     if spec.cache_bytes == 0 || spec.target.is_memory() {
         return None;
     }
     let directory = spec.cache.of(superblock)?;
-    match open(&directory, superblock, spec, requests) {
+    match open(&directory, superblock, spec, history, requests) {
         Ok(cache) => Some(Arc::new(cache)),
         Err(error) if error.kind() == ErrorKind::Busy => {
             info!(
@@ -68,6 +70,7 @@ fn open(
     directory: &Path,
     superblock: &Superblock,
     spec: &MountSpec,
+    history: Option<Uuid>,
     requests: usize,
 ) -> Result<FileCache> {
     make_private(directory)?;
@@ -78,7 +81,12 @@ fn open(
     let queue_bytes = (spec.memory_bytes / QUEUE_PART).min(MOST_QUEUE_BYTES);
     let spec = FileCacheSpec {
         directory: folder,
-        origin: format!("{} {}", superblock.id, spec.target.source()),
+        origin: format!(
+            "{} {} {}",
+            superblock.id,
+            history.unwrap_or_default(),
+            spec.target.source()
+        ),
         limit_bytes: spec.cache_bytes,
         least_bytes: least_cache_bytes(block_bytes),
         object_bytes: u64::from(block_bytes) + HEADER_BYTES,
