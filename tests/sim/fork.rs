@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bucketdisk::disk::Disk;
 use bucketdisk::error::{Error, ErrorKind};
-use bucketdisk::store::versioned::{MountOptions, SessionId, Sources};
+use bucketdisk::store::versioned::{MountOptions, Pin, SessionId, Sources};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
@@ -21,17 +21,21 @@ pub const MAX_DIRTY: u64 = 16 * BLOCK;
 /// Long enough for everything that upkeep puts off.
 const LATER: Duration = Duration::from_secs(20 * 60);
 
-/// What a bucket shows, by checkpoint and log and, where that holds, by a listing of the blocks.
+/// What a bucket shows to a machine that has seen so much, by checkpoint and log and, where that holds, by a listing of the blocks.
 ///
 /// # Errors
 /// That it does not open, or that the two differ.
-pub async fn show(bucket: &Bucket, listings_hold: bool) -> Result<Stamps, String> {
-    let by_log = read_only(bucket, false).await;
+pub async fn show(
+    bucket: &Bucket,
+    listings_hold: bool,
+    pin: Option<Pin>,
+) -> Result<Stamps, String> {
+    let by_log = read_only(bucket, false, pin).await;
     let by_log = by_log.map_err(|error| format!("does not open: {error:?}"))??;
     if !listings_hold {
         return Ok(by_log);
     }
-    let by_list = read_only(bucket, true).await;
+    let by_list = read_only(bucket, true, pin).await;
     let by_list = by_list.map_err(|error| format!("does not open by a listing: {error:?}"))??;
     match by_log == by_list {
         true => Ok(by_log),
@@ -42,9 +46,13 @@ pub async fn show(bucket: &Bucket, listings_hold: bool) -> Result<Stamps, String
     }
 }
 
-async fn read_only(bucket: &Bucket, list_blocks: bool) -> Result<Result<Stamps, String>, Error> {
+async fn read_only(
+    bucket: &Bucket,
+    list_blocks: bool,
+    pin: Option<Pin>,
+) -> Result<Result<Stamps, String>, Error> {
     let mut reading = options();
-    (reading.read_only, reading.list_blocks) = (true, list_blocks);
+    (reading.read_only, reading.list_blocks, reading.pin) = (true, list_blocks, pin);
     let disk = open(&bucket.client(), reading, MAX_DIRTY).await?;
     whole(&disk).await
 }
@@ -74,6 +82,8 @@ pub struct WrittenOn<'a> {
     /// What it may find.
     pub allowed: &'a [Stamps],
     pub listings_hold: bool,
+    /// What the writer has seen.
+    pub pin: Option<Pin>,
     pub seed: u64,
 }
 
@@ -91,7 +101,8 @@ impl WrittenOn<'_> {
             fork.mutate(mutation);
         }
         let list_blocks = random.random_bool(0.5) && self.listings_hold;
-        let over = taking_over(list_blocks, &mut random);
+        let mut over = taking_over(list_blocks, &mut random);
+        over.pin = self.pin;
         let told = |what: &str, error: &Error| format!("a writer that goes on {what}: {error:?}");
         let disk = open(&fork.client(), over, MAX_DIRTY).await;
         let disk = disk.map_err(|error| told("cannot mount", &error))?;
@@ -120,7 +131,7 @@ impl WrittenOn<'_> {
         };
         going_on.await.map_err(|error| told("fails", &error))?;
         drop(disk);
-        let shown = show(&fork, self.listings_hold).await?;
+        let shown = show(&fork, self.listings_hold, self.pin).await?;
         match *shown == *model {
             true => Ok(()),
             false => Err(format!(
@@ -196,7 +207,7 @@ pub async fn damage(bucket: &Bucket, shown: &Stamps, seed: u64) -> Result<bool, 
         }
     };
     fork.apply(change);
-    match read_only(&fork, false).await {
+    match read_only(&fork, false, None).await {
         Ok(Ok(found)) if found == *shown => Ok(false),
         Ok(Ok(found)) => Err(format!(
             "with {key} damaged, other data is shown: sectors {}",

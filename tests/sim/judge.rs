@@ -8,6 +8,7 @@
 //! - what a session found when it mounted, and what a read-only mount showed, is what was there as of its record;
 //! - no block and no record is ever stored again as something else;
 //! - an unmount that was acknowledged has released the disk;
+//! - no machine, whatever it has seen by then, takes it for one that was put back to an older copy;
 //! - a session that goes on with a journal begins with what the one before it has left, all that was acknowledged, unless that had lost
 //!   the disk: then its journal is refused, and kept;
 //! - a writer that goes on from there keeps all this, and in the end nothing is left but the disk.
@@ -18,7 +19,7 @@ use std::time::SystemTime;
 
 use bucketdisk::codec::{ObjectKind, Place};
 use bucketdisk::store::versioned::record::{Record, RecordBody};
-use bucketdisk::store::versioned::{SessionId, keys};
+use bucketdisk::store::versioned::{Pin, SessionId, keys};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
@@ -53,6 +54,9 @@ struct Judge<'a> {
     cut: usize,
     /// What it shows.
     shown: Stamps,
+    /// The newest that a machine has seen by then, and how many of `truth.pins` that takes in.
+    pin: Option<Pin>,
+    pinned: usize,
     /// The session that has claimed the disk last, and the first of its states that `shown` may be.
     holder: Option<(SessionId, usize)>,
     /// The highest number that a record or a checkpoint has had.
@@ -94,6 +98,8 @@ pub async fn judge(world: &World) -> Result<Tally, String> {
         clock,
         cut: 0,
         shown: Arc::clone(&blank),
+        pin: None,
+        pinned: 0,
         holder: None,
         newest: 0,
         first: HashMap::new(),
@@ -150,6 +156,12 @@ impl Judge<'_> {
         {
             return Err("it is stored again as something else".to_owned());
         }
+        while let Some((changes, pin)) = self.truth.pins.get(self.pinned)
+            && *changes <= self.cut
+        {
+            self.pin = Some(self.pin.map_or(*pin, |before| before.raised_to(*pin)));
+            self.pinned += 1;
+        }
         let shown = self.show(&self.bucket).await?;
         self.follow(&applied.change, before, shown)?;
         self.acknowledged()?;
@@ -162,6 +174,7 @@ impl Judge<'_> {
                 bucket: &self.bucket,
                 allowed: &allowed,
                 listings_hold: self.world.profile.listings_hold(),
+                pin: self.pin,
                 seed: self.random.random(),
             };
             from.judge(under_way).await?;
@@ -177,7 +190,7 @@ impl Judge<'_> {
     }
 
     async fn show(&self, bucket: &Bucket) -> Result<Stamps, String> {
-        fork::show(bucket, self.world.profile.listings_hold()).await
+        fork::show(bucket, self.world.profile.listings_hold(), self.pin).await
     }
 
     /// What a change may make of what is shown.

@@ -8,7 +8,7 @@ use bucketdisk::disk::Recovered;
 use bucketdisk::error::{Error, Result};
 use bucketdisk::journal::Found;
 use bucketdisk::open::{NewJournal, Prepared};
-use bucketdisk::store::versioned::{SessionId, Superblock};
+use bucketdisk::store::versioned::{OnHead, Pin, SessionId, Superblock};
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -44,6 +44,8 @@ pub struct Known {
     pub root: Option<SessionId>,
     /// The power has been cut since.
     pub power_cut: bool,
+    /// The newest record that it has seen.
+    pub pin: Option<Pin>,
 }
 
 impl Local {
@@ -82,6 +84,19 @@ impl Local {
             }
         }));
         self.disk = Some(disk);
+    }
+
+    /// Keeps what a mount of the machine has seen.
+    pub fn on_head(&self) -> OnHead {
+        let (world, known) = (Arc::downgrade(&self.world), Arc::clone(&self.known));
+        Arc::new(move |pin| {
+            let pinned = &mut known.lock().pin;
+            *pinned = Some(pinned.map_or(*pin, |before| before.raised_to(*pin)));
+            if let Some(world) = world.upgrade() {
+                let changes = world.bucket.changes();
+                world.truth.lock().pins.push((changes, *pin));
+            }
+        })
     }
 
     pub fn known(&self) -> Known {

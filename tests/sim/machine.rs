@@ -143,6 +143,8 @@ impl Machine {
             session: id,
             own_dead_sessions,
             admit,
+            pin: self.local.known().pin,
+            on_head: Some(self.local.on_head()),
             requests: self.random.random_range(1..7),
             sources: self.sources.clone(),
             ..volume::options()

@@ -296,6 +296,7 @@ impl LocalCrash<'_> {
             take_over: !self.intact,
             own_dead_sessions: own.chain(prepared.sessions()).collect(),
             admit: prepared.admit(session)?,
+            pin: known.pin,
             session,
             sources,
             ..options()

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use bucketdisk::store::versioned::SessionId;
+use bucketdisk::store::versioned::{Pin, SessionId};
 
 use super::local::Overlay;
 use super::remains::Remains;
@@ -90,6 +90,8 @@ pub struct Truth {
     pub crashes: Vec<Crash>,
     /// The sessions that keep a journal.
     pub heirs: HashMap<SessionId, Heir>,
+    /// What machines were told to be the newest record, after how many changes of the bucket.
+    pub pins: Vec<(usize, Pin)>,
     /// Local disks as crashes would leave them.
     pub remains: Vec<Remains>,
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bucketdisk::disk::{Disk, FlushTo};
 use bucketdisk::error::ErrorKind;
+use bucketdisk::store::versioned::Pin;
+use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep};
@@ -19,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Until the world ends.
 pub async fn live(world: Arc<World>) {
     let mut random = SmallRng::seed_from_u64(world.fork_seed());
+    let seen = Arc::new(Mutex::new(None::<Pin>));
     while !world.over() {
         let pause = random.random_range(world.profile.views.clone());
         sleep(Duration::from_millis(pause)).await;
@@ -27,6 +30,9 @@ pub async fn live(world: Arc<World>) {
         let began = world.changes_before(world.profile.lag);
         let mut options = volume::options();
         options.read_only = true;
+        options.pin = *seen.lock();
+        let told = Arc::clone(&seen);
+        options.on_head = Some(Arc::new(move |pin| *told.lock() = Some(*pin)));
         options.list_blocks = world.profile.listings_hold() && random.random_bool(0.3);
         options.sources = world.sources(Arc::default());
         let disk = match volume::mount(&line.client, options).await {
