@@ -18,6 +18,8 @@ use support::memory::{Bucket, Change};
 use support::volume::{codec, create, mount, options};
 use tokio::time::sleep;
 
+#[path = "rollback/exchanged.rs"]
+mod exchanged;
 mod support;
 #[path = "rollback/walk.rs"]
 mod walk;
@@ -347,13 +349,15 @@ async fn only_what_is_acknowledged_is_told_also_of_heartbeats_and_readers() {
 #[tokio::test(start_paused = true)]
 async fn a_listing_that_lags_behind_what_was_seen_is_asked_again() {
     let (bucket, memory) = (bucket().await, Memory::default());
-    session(&memory, &bucket, 1).await;
-    sleep(LATER).await;
-    session(&memory, &bucket, 1).await;
+    let store = memory.mount(&bucket).await;
+    for fill in 0..3 {
+        commit(&store, fill).await;
+        sleep(Duration::from_secs(60)).await;
+    }
     let lists = |request: &Request| matches!(request, Request::List(_));
     for options in [memory.reading(false), memory.options()] {
         let faulty = Faulty::over(&bucket, 0);
-        faulty.next_of(lists, vec![Fault::Lag(LATER / 2); 6]);
+        faulty.next_of(lists, vec![Fault::Lag(Duration::from_secs(90)); 6]);
         let client: Arc<dyn ObjectClient> = faulty.clone();
         mount(&client, options).await.expect("mounts");
         assert!(
