@@ -90,6 +90,26 @@ fn flush_often(journal: &Journal) -> Vec<Said> {
     flushed.collect()
 }
 
+#[test]
+fn what_is_released_and_still_read_is_told_apart_from_a_disk_without_space() {
+    let disk = LocalDisk::new(3);
+    let journal = fresh(&disk);
+    let mut read = Vec::new();
+    let full = loop {
+        match journal.append(&[(0, &[1; 4096])]) {
+            Ok(placed) => read.extend(placed),
+            Err(full) => break full,
+        }
+    };
+    assert!(matches!(full, AppendError::Full));
+    assert!(!journal.is_held(), "nothing is released");
+    journal.release(journal.end()).expect("releases");
+    assert!(journal.is_held());
+    drop(read);
+    assert!(!journal.is_held());
+    journal.append(&[(0, &[2; 4096])]).expect("there is room");
+}
+
 /// Random appends, flushes and releases, and a crash, over and over. What is found has to be what was appended, from the tail on, in
 /// order, up to some record not before the last that was flushed.
 fn run(seed: u64, rounds: usize) {

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{AppendError, Journal, Mark};
@@ -37,6 +37,8 @@ use super::sealed::{Sealed, blocking, shared_error};
 mod committer;
 mod failed;
 
+/// How soon a writer looks again whether the journal has room, where readers keep it from being written anew.
+const HELD_PAUSE: Duration = Duration::from_millis(100);
 /// The most of the dirty limit, of which it is a quarter otherwise, that is kept for the data of writes that wait for room: as
 /// many of the largest size as a frontend lets wait at a time.
 const WAITING_BYTES: u64 = 64 << 20;
@@ -212,7 +214,7 @@ impl WriteBack {
                 self.wake.notify_one();
                 Err(error)
             }
-            Err(AppendError::Full) if self.is_empty() => Err(Error::new(
+            Err(AppendError::Full) if self.is_empty() && !journal.is_held() => Err(Error::new(
                 ErrorKind::Full,
                 format!(
                     "there is no space for the journal in {}: make some, or mount with another --cache-dir",
@@ -277,7 +279,11 @@ impl WriteBack {
             if change()? {
                 return Ok(());
             }
-            room.await;
+            match self.journal.as_ref().is_some_and(|j| j.is_held()) {
+                // Who reads from the journal tells nobody that it is done.
+                true => drop(timeout(HELD_PAUSE, room).await),
+                false => room.await,
+            }
         }
     }
 

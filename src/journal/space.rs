@@ -1,7 +1,7 @@
 //! The journal's space: files that wait to be written anew, and new ones.
 //!
 //! A new file has space but was never written to, so the file system below writes down, at each flush, which part of it now holds
-//! something, and that takes as long again as what was to be flushed. Where flushes are many, [`Journal::make_ready`] writes zeros
+//! something, and that takes as long again as what was to be flushed. Where flushes are many, [`Journal::upkeep`] writes zeros
 //! to the next files ahead. Where they are few, as in a burst, that would only be in the way of what is written.
 
 use std::collections::BTreeSet;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::files::LocalFile;
 use super::log::{AppendError, Journal, LEAST, Log};
 use super::record::{HEADER_BYTES, aligned};
+use super::segment::Segment;
 use crate::error::Result;
 
 /// The most that is lost of a segment to its header and to a record that does not fit.
@@ -95,6 +96,14 @@ impl Journal {
             self.gather_spares(log, segments)?;
         }
         Ok(())
+    }
+
+    /// Whether there is content that is released and that somebody still reads: when that is done there may be room.
+    pub fn is_held(&self) -> bool {
+        let log = self.log.lock();
+        let released = |segment: &&Arc<Segment>| segment.header.number < log.tail.segment;
+        let mut released = log.older.iter().filter(released);
+        released.any(|segment| Arc::strong_count(segment) > 1)
     }
 
     fn gather_spares(&self, log: &mut Log, wanted: usize) -> Result<(), AppendError> {
