@@ -13,7 +13,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("secret", &[]),
     ("codec", &["error", "block", "secret"]),
     ("cache", &["error", "block"]),
-    ("store", &["error", "block", "cache", "codec", "object"]),
+    (
+        "store",
+        &["error", "block", "cache", "codec", "object", "secret"],
+    ),
     ("journal", &["error", "codec", "secret"]),
     ("disk", &["error", "block", "store", "journal"]),
     ("frontend", &["error", "block", "disk"]),
@@ -21,15 +24,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "open",
         &[
-            "error", "block", "cache", "config", "local", "object", "codec", "store", "journal",
-            "disk",
+            "error", "block", "cache", "config", "local", "object", "codec", "secret", "store",
+            "journal", "disk",
         ],
     ),
     (
         "cli",
         &[
-            "error", "block", "config", "local", "object", "store", "disk", "frontend", "control",
-            "open",
+            "error", "block", "codec", "config", "local", "object", "secret", "store", "disk",
+            "frontend", "control", "open",
         ],
     ),
 ];

@@ -2,7 +2,7 @@
 //!
 //! [`Codec`] is the one contract: plain bytes and their place in, an object out, and back. `object` implements it: `compress` packs what
 //! shrinks, `seal` encrypts with what `keys` has derived, or a checksum does where there is no key. `payload` holds the shape that records and checkpoints share: a JSON header and a strict binary tail.
-//! `timestamp` writes moments as text. The byte-by-byte description is `man/bucketdisk-layout.5`.
+//! `timestamp` writes moments as text, `hex` bytes. `slots` and `kdf` are about what opens an encrypted disk. The byte-by-byte description is `man/bucketdisk-layout.5`.
 
 use std::fmt;
 
@@ -14,10 +14,13 @@ use self::seal::BrokenSeal;
 use crate::block::Seq;
 
 pub mod compress;
+pub mod hex;
+pub mod kdf;
 pub mod keys;
 pub mod object;
 pub mod payload;
 pub mod seal;
+pub mod slots;
 pub mod timestamp;
 
 pub use object::ObjectCodec;
