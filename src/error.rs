@@ -44,6 +44,8 @@ pub enum ErrorKind {
     Full,
     /// The store, the disk or the mount takes no writes.
     ReadOnly,
+    /// No passphrase or key file that was given opens the disk, or none was given: give one that does.
+    NoKey,
     /// The thing is in use (a mount point, a lock): end that use first.
     Busy,
     /// The local machine failed (a system call, a thread, memory).

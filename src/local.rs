@@ -175,22 +175,30 @@ impl LocalState {
     /// Replaces the list as a whole: a crash leaves the old one or the new one.
     fn write(&self, sessions: &[PastSession]) -> Result<()> {
         let text = encode(&sessions)?;
-        let path = self.directory.join("sessions.json");
-        let beside = self.directory.join("sessions.json.new");
-        let replace = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&beside)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            std::fs::rename(&beside, &path)?;
-            File::open(&self.directory)?.sync_all()
-        };
-        replace().map_err(|e| failed("write", &path, e))
+        replace(&self.directory, "sessions.json", &text)
     }
+}
+
+/// Replaces a file of a private directory as a whole: a crash leaves the old one or the new one.
+///
+/// # Errors
+/// `System` or `Denied`: then the old one is there.
+pub fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let path = directory.join(name);
+    let beside = directory.join(format!("{name}.new"));
+    let replace = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &path)?;
+        File::open(directory)?.sync_all()
+    };
+    replace().map_err(|e| failed("write", &path, e))
 }
 
 impl Drop for LocalState {

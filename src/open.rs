@@ -12,11 +12,10 @@ use tracing::{info, warn};
 
 use crate::block::Geometry;
 use crate::codec::keys::DiskKeys;
-use crate::codec::{Codec, ObjectCodec};
 use crate::config::{MemoryPlan, check_cache_size, format_size};
 use crate::disk::{Disk, DiskConfig, FlushTo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::local::{DirectoryLock, LocalState, PastSession};
+use crate::local::{self, DirectoryLock, LocalState, PastSession};
 use crate::object::ObjectClient;
 use crate::object::{Connection, Count, Limit, Location, Patience, Retry, connect};
 use crate::store::BlockStore;
@@ -25,10 +24,16 @@ use crate::store::versioned;
 mod cache;
 mod head;
 mod journal;
+mod keys;
 
 pub use crate::object::{Traffic, TrafficSnapshot};
 pub use crate::store::versioned::{
     DiskInfo, DiskSpec, Holder, OnProgress, Progress, Rollback, SessionId, Superblock, TookOver,
+    Unlocked,
+};
+
+pub use keys::{
+    Access, KdfWish, Keyring, Secret, Settings, add_key, change_key, key_slots, remove_key, set,
 };
 
 use head::Seen;
@@ -43,6 +48,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const LARGE_BLOCK_BYTES: u32 = 1 << 20;
 /// The least that a mounted disk's requests are tried again for.
 const MOUNTED_PATIENCE: Duration = Duration::from_secs(60 * 60);
+
+/// The superblock as of the last mount, beside the journal: for who looks after that without the bucket.
+pub const SUPERBLOCK_COPY: &str = "superblock.json";
 
 /// Which disk, and how its store is reached.
 #[derive(Debug, Clone)]
@@ -149,46 +157,93 @@ async fn client(target: &Target) -> Result<Arc<dyn ObjectClient>> {
     Ok(connected.with_requests(target.connection.requests))
 }
 
-fn codec() -> Arc<dyn Codec> {
-    Arc::new(ObjectCodec::PLAIN)
+/// What is to be made.
+#[derive(Debug, Clone)]
+pub struct NewDisk {
+    /// The disk; without its first key slot, which is asked for.
+    pub spec: DiskSpec,
+    /// Encrypt it.
+    pub encrypt: Option<KdfWish>,
 }
 
 /// Makes a disk.
 ///
 /// # Errors
-/// `Exists`; those of the store.
-pub async fn create(target: &Target, spec: &DiskSpec) -> Result<Superblock> {
-    versioned::create(&client(target).await?, spec).await
+/// `Exists`; those of the store, and of asking for a passphrase.
+pub async fn create(target: &Target, new: &NewDisk, keyring: &dyn Keyring) -> Result<Unlocked> {
+    let client = client(target).await?;
+    if new.encrypt.is_some() {
+        // Before somebody has typed a passphrase twice.
+        versioned::refuse_if_there(&client).await?;
+    }
+    create_through(&client, new, keyring).await
 }
 
-/// Describes a disk, and says whether it goes on from what this machine has seen of it.
+async fn create_through(
+    client: &Arc<dyn ObjectClient>,
+    new: &NewDisk,
+    keyring: &dyn Keyring,
+) -> Result<Unlocked> {
+    let mut spec = new.spec.clone();
+    if let Some(wish) = new.encrypt {
+        spec.encryption = Some(Arc::new(keys::wrapper(keyring, wish).await?));
+    }
+    versioned::create(client, &spec).await
+}
+
+/// Describes a disk, and says whether it goes on from what this machine has seen of it; of an encrypted one for which no key was given,
+/// what can be told without.
 ///
 /// # Errors
-/// `NotFound`; those of the store.
-pub async fn inspect(target: &Target, progress: &OnProgress) -> Result<DiskInfo> {
-    let pin_of = |disk| Seen::of(disk)?.pin();
-    versioned::inspect(&client(target).await?, &codec(), &pin_of, true, progress).await
+/// `NotFound`; those of the store, and of opening the disk.
+pub async fn inspect(target: &Target, access: &Access, progress: &OnProgress) -> Result<DiskInfo> {
+    let client = client(target).await?;
+    let superblock = versioned::read_superblock(&client).await?;
+    let closed = superblock.encryption.is_some() && !access.keyring.is_given(superblock.id);
+    let disk = match closed {
+        true => None,
+        false => Some(keys::unlock(superblock.clone(), access).await?),
+    };
+    let pin = Seen::of(superblock.id).and_then(|seen| seen.pin());
+    let (superblock, codec) = match &disk {
+        None => (superblock, None),
+        Some(disk) => (disk.with_label(), Some(disk.codec())),
+    };
+    versioned::inspect(&client, superblock, codec.as_ref(), pin, true, progress).await
 }
 
 /// Deletes a disk, and answers how many objects that were.
 ///
 /// # Errors
-/// `NotFound`; `Held` unless `even_if_held`, or a dead mount of this machine holds it; those of the store: then some objects are left.
-pub async fn delete(target: &Target, even_if_held: bool, progress: &OnProgress) -> Result<u64> {
+/// `NotFound`; `Held` unless `even_if_held`, or a dead mount of this machine holds it; those of opening the disk, which tells who holds
+/// it, unless `even_if_held`; those of the store: then some objects are left.
+pub async fn delete(
+    target: &Target,
+    access: &Access,
+    even_if_held: bool,
+    progress: &OnProgress,
+) -> Result<u64> {
     let client = client(target).await?;
-    let local = match (
-        versioned::read_superblock(&client).await,
-        LocalState::root(),
-    ) {
-        (Ok(superblock), Some(root)) => Some((root, superblock.id)),
-        // What is wrong with it is found again, where it matters.
-        _ => None,
+    let superblock = match versioned::read_superblock(&client).await {
+        Err(error) if !even_if_held || error.kind() == ErrorKind::NotFound => return Err(error),
+        superblock => superblock.ok(),
     };
+    let local = superblock
+        .as_ref()
+        .and_then(|superblock| Some((LocalState::root()?, superblock.id)));
     let past = local
         .iter()
         .flat_map(|(root, id)| LocalState::dead_sessions_of(root, *id));
     let own: Vec<SessionId> = past.map(|past| SessionId(past.session)).collect();
-    let deleted = versioned::delete(&client, &codec(), even_if_held, &own, progress).await?;
+    let disk = match superblock {
+        Some(superblock) if !even_if_held => Some(keys::unlock(superblock, access).await?),
+        _ => None,
+    };
+    let guard = disk.map(|disk| (disk.with_label(), disk.codec()));
+    let guard = guard
+        .as_ref()
+        .map(|(superblock, codec)| (superblock, codec));
+    let deleted = versioned::delete(&client, guard, &own, progress).await?;
     if let Some((root, id)) = local
         && let Err(error) = LocalState::forget(&root, id)
     {
@@ -203,7 +258,9 @@ pub struct MountSpec {
     /// Which disk.
     pub target: Target,
     /// What to make where there is no disk.
-    pub create: Option<DiskSpec>,
+    pub create: Option<NewDisk>,
+    /// How it is opened, if it is encrypted.
+    pub access: Access,
     /// Take no writes.
     pub read_only: bool,
     /// List all blocks instead of reading the map.
@@ -274,7 +331,8 @@ pub struct Mounted {
 pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
     let mut connected = Connected::new(&spec.target).await?;
     let asked = spec.target.connection.requests;
-    let (superblock, created) = superblock(&connected.with_requests(asked), spec).await?;
+    let (unlocked, created) = unlocked(&connected.with_requests(asked), spec).await?;
+    let superblock = unlocked.superblock().clone();
     let block_bytes = superblock.geometry.block_bytes();
     if block_bytes > LARGE_BLOCK_BYTES && !spec.target.is_memory() {
         // Many large blocks at once take their time on a slow line.
@@ -293,7 +351,7 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
     let session = SessionId::fresh();
     let writes = !spec.read_only && !spec.target.is_memory();
     let (local, mut prepared) = match writes {
-        true => prepare(&superblock, None, spec, session)?,
+        true => prepare(&superblock, unlocked.keys(), spec, session)?,
         false => (None, None),
     };
     let mut own_dead_sessions: Vec<SessionId> = local
@@ -315,7 +373,7 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
     };
     let store = versioned::mount(
         connected.with_requests(plan.requests),
-        superblock.clone(),
+        unlocked.with_label(),
         versioned::MountOptions {
             read_only: spec.read_only,
             list_blocks: spec.list_blocks,
@@ -324,7 +382,7 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
             session,
             own_dead_sessions,
             admit,
-            codec: codec(),
+            codec: unlocked.codec(),
             pin: seen.as_ref().and_then(Seen::pin),
             accept_rollback: spec.accept_rollback,
             on_head: seen.as_ref().map(|seen| seen.keeper(spec.accept_rollback)),
@@ -346,6 +404,11 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         Some((kept, replay, cache)) => (Some(kept), replay, cache),
         None => (None, None, None),
     };
+    if let (Some(_), Some(directory)) = (&kept, spec.cache.of(&superblock))
+        && let Err(error) = local::replace(&directory, SUPERBLOCK_COPY, &superblock.to_json())
+    {
+        warn!(error = %error.chain(), "there is no copy of the superblock beside the journal");
+    }
     let past = PastSession {
         session: session.0,
         journal: kept
@@ -382,15 +445,12 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
     })
 }
 
-/// The disk's superblock, of a new disk where there is none and one is asked for; and whether it is new.
-async fn superblock(
-    client: &Arc<dyn ObjectClient>,
-    spec: &MountSpec,
-) -> Result<(Superblock, bool)> {
+/// The disk, opened: a new one where there is none and one is asked for; and whether it is new.
+async fn unlocked(client: &Arc<dyn ObjectClient>, spec: &MountSpec) -> Result<(Unlocked, bool)> {
     let found = match (versioned::read_superblock(client).await, &spec.create) {
         (Err(error), Some(new)) if error.kind() == ErrorKind::NotFound => {
-            match versioned::create(client, new).await {
-                Ok(superblock) => return Ok((superblock, true)),
+            match create_through(client, new, &*spec.access.keyring).await {
+                Ok(unlocked) => return Ok((unlocked, true)),
                 // Somebody else was faster.
                 Err(error) if error.kind() == ErrorKind::Exists => {
                     versioned::read_superblock(client).await?
@@ -401,9 +461,13 @@ async fn superblock(
         (found, _) => found?,
     };
     if let Some(asked) = &spec.create {
-        same_size(found.geometry, asked.geometry)?;
+        same_size(found.geometry, asked.spec.geometry)?;
+        if asked.encrypt.is_some() && found.encryption.is_none() {
+            let text = "there is a disk already, and it is not encrypted: leave out --encrypt, or choose another prefix";
+            return Err(Error::new(ErrorKind::Usage, text));
+        }
     }
-    Ok((found, false))
+    Ok((keys::unlock(found, &spec.access).await?, false))
 }
 
 /// Whoever asks for a size gets that size or no mount. Another block size does not matter to who uses the disk.

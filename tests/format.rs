@@ -26,12 +26,12 @@ fn time() -> SystemTime {
 }
 
 fn superblock() -> Superblock {
-    Superblock {
-        id: DISK,
-        geometry: Geometry::new(BLOCKS * BLOCK_BYTES as u64, BLOCK_BYTES as u64).expect("valid"),
-        label: "büro".to_owned(),
-        created: UNIX_EPOCH + Duration::from_secs(1_738_324_800),
-    }
+    Superblock::plain(
+        DISK,
+        Geometry::new(BLOCKS * BLOCK_BYTES as u64, BLOCK_BYTES as u64).expect("valid"),
+        "büro".to_owned(),
+        UNIX_EPOCH + Duration::from_secs(1_738_324_800),
+    )
 }
 
 /// The content of a version of a block: recognisable, and nowhere the same.
@@ -140,12 +140,13 @@ const SUPERBLOCK: &str = r#"{
   "version": 1,
   "features": [],
   "id": "01234567-89ab-4def-8123-456789abcdef",
+  "generation": 1,
   "label": "büro",
   "created": "2025-01-31T12:00:00Z",
   "size": 4194304,
   "block_size": 4096,
   "compression": "none",
-  "checksum": "xxh3-128:f73bf3951cd2a4ba362bba74133e79b9"
+  "checksum": "xxh3-128:2f92af18629fb8192d8703cba96d5e06"
 }"#;
 
 const BLOCK_HEADER: &str = "424b5444 01 01 0000 0010000000000000 cfdddc6c8e8350caf96c5221b3ef114a";

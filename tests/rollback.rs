@@ -10,7 +10,9 @@ use bucketdisk::error::{Error, ErrorKind};
 use bucketdisk::object::ObjectClient;
 use bucketdisk::store::BlockStore;
 use bucketdisk::store::versioned::record::Digest;
-use bucketdisk::store::versioned::{MountOptions, Pin, Rollback, VersionedStore, inspect, keys};
+use bucketdisk::store::versioned::{
+    MountOptions, Pin, Rollback, VersionedStore, inspect, keys, read_superblock,
+};
 use parking_lot::Mutex;
 use support::block_store_contract::given;
 use support::fault::{Fault, Faulty, Request};
@@ -426,8 +428,17 @@ async fn a_disk_that_is_only_looked_at_is_described_and_the_rollback_told() {
     let seen = memory.pin().expect("was told");
     for (bucket, expected) in [(&bucket, false), (&copy, true)] {
         let progress: bucketdisk::open::OnProgress = Arc::new(|_| {});
-        let pin_of = |_| Some(seen);
-        let info = inspect(&bucket.client(), &codec(), &pin_of, false, &progress).await;
+        let superblock = read_superblock(&bucket.client()).await;
+        let superblock = superblock.expect("there");
+        let info = inspect(
+            &bucket.client(),
+            superblock,
+            Some(&codec()),
+            Some(seen),
+            false,
+            &progress,
+        )
+        .await;
         let rollback = info.expect("is described").rollback;
         assert_eq!(rollback.is_some(), expected, "{rollback:?}");
     }

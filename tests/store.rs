@@ -391,6 +391,8 @@ async fn create_never_touches_a_disk_that_is_there() {
     let spec = versioned::DiskSpec {
         geometry: bucketdisk::block::Geometry::new(8192, 4096).expect("valid"),
         label: String::new(),
+        compression: bucketdisk::codec::compress::Compression::None,
+        encryption: None,
         unsafe_no_fencing: false,
     };
     let error = versioned::create(&bucket.client(), &spec)
@@ -418,12 +420,14 @@ async fn delete_removes_the_disk_and_nothing_else() {
         bucket.apply(Change::Put(foreign.to_owned(), "mine".into()));
     }
     let quiet: versioned::OnProgress = Arc::new(|_| {});
-    let error = versioned::delete(&client, &codec(), false, &[], &quiet)
+    let disk = versioned::read_superblock(&client).await.expect("is there");
+    let error = versioned::delete(&client, Some((&disk, &codec())), &[], &quiet)
         .await
         .expect_err("is held");
     assert_eq!(error.kind(), ErrorKind::Held);
     store.release().await.expect("releases");
-    versioned::delete(&client, &codec(), false, &[], &quiet)
+    bucket.apply(Change::Put(keys::generation(2), "old".into()));
+    versioned::delete(&client, Some((&disk, &codec())), &[], &quiet)
         .await
         .expect("deletes");
     let left = [
@@ -433,7 +437,7 @@ async fn delete_removes_the_disk_and_nothing_else() {
         "photo.jpg",
     ];
     assert_eq!(bucket.keys(), left);
-    let error = versioned::delete(&client, &codec(), false, &[], &quiet)
+    let error = versioned::read_superblock(&client)
         .await
         .expect_err("is gone");
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -560,6 +564,8 @@ async fn a_store_that_cannot_fence_is_refused_for_writing_unless_that_is_accepte
         let mut spec = versioned::DiskSpec {
             geometry: bucketdisk::block::Geometry::new(SIZE, 4096).expect("valid"),
             label: String::new(),
+            compression: bucketdisk::codec::compress::Compression::None,
+            encryption: None,
             unsafe_no_fencing: false,
         };
         let error = versioned::create(&client, &spec)

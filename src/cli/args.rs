@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::codec::compress::Compression;
 use crate::config::{parse_duration, parse_size};
 use crate::disk::FlushTo;
 use crate::error::Error;
 use crate::store::versioned::superblock::MAX_LABEL_BYTES;
+
+use super::key_args::{KdfArgs, KeyArgs, KeyVerbArgs, SetArgs, SlotArgs};
 
 /// A disk that lives in a bucket
 #[derive(Debug, Parser)]
@@ -52,7 +55,9 @@ pub enum Verb {
     #[command(
         args_override_self = true,
         mut_arg("block_size", |a| a.requires("create")),
-        mut_arg("label", |a| a.requires("create"))
+        mut_arg("label", |a| a.requires("create")),
+        mut_arg("compress", |a| a.requires("create")),
+        mut_arg("encrypt", |a| a.requires("create"))
     )]
     Mount(Box<MountArgs>),
     /// Commit everything, unmount, and return once the bucket has it all
@@ -69,6 +74,10 @@ pub enum Verb {
     Status(StatusArgs),
     /// Delete a disk's objects; nothing else under its prefix is touched
     Delete(DeleteArgs),
+    /// Look after what opens an encrypted disk
+    Key(KeyVerbArgs),
+    /// Change what of a disk can be changed
+    Set(SetArgs),
 }
 
 /// Which disk, and how its store is reached.
@@ -117,6 +126,10 @@ pub struct CreateArgs {
     #[command(flatten)]
     pub new: NewDiskArgs,
 
+    /// What is to open it.
+    #[command(flatten)]
+    pub key: KeyArgs,
+
     /// Make the disk although the store cannot keep a second writer out of it
     #[arg(long)]
     pub unsafe_no_fencing: bool,
@@ -132,6 +145,18 @@ pub struct NewDiskArgs {
     /// A name for people
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = label)]
     pub label: String,
+
+    /// How new blocks are compressed: none, zstd[:1-19], lz4, zlib[:1-9]
+    #[arg(long, value_name = "METHOD", default_value = "none", value_parser = compression)]
+    pub compress: Compression,
+
+    /// Encrypt everything: with a passphrase that is asked for, or as the options for passphrases say
+    #[arg(long)]
+    pub encrypt: bool,
+
+    /// What trying a passphrase costs.
+    #[command(flatten)]
+    pub kdf: KdfArgs,
 }
 
 /// `mount`.
@@ -156,6 +181,14 @@ pub struct MountArgs {
     /// With --create: the new disk's block size and label.
     #[command(flatten)]
     pub new: NewDiskArgs,
+
+    /// What opens the disk.
+    #[command(flatten)]
+    pub key: KeyArgs,
+
+    /// With which slot.
+    #[command(flatten)]
+    pub slot: SlotArgs,
 
     /// Name of the image file in DIR
     #[arg(long, value_name = "NAME", default_value = "disk.img", value_parser = filename)]
@@ -333,6 +366,14 @@ pub struct InfoArgs {
     #[command(flatten)]
     pub target: TargetArgs,
 
+    /// What opens the disk.
+    #[command(flatten)]
+    pub key: KeyArgs,
+
+    /// With which slot.
+    #[command(flatten)]
+    pub slot: SlotArgs,
+
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
@@ -357,6 +398,14 @@ pub struct DeleteArgs {
     #[command(flatten)]
     pub target: TargetArgs,
 
+    /// What opens the disk.
+    #[command(flatten)]
+    pub key: KeyArgs,
+
+    /// With which slot.
+    #[command(flatten)]
+    pub slot: SlotArgs,
+
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
@@ -366,7 +415,11 @@ pub struct DeleteArgs {
     pub even_if_held: bool,
 }
 
-fn size(text: &str) -> Result<u64, Error> {
+pub(super) fn compression(text: &str) -> Result<Compression, Error> {
+    text.parse()
+}
+
+pub(super) fn size(text: &str) -> Result<u64, Error> {
     parse_size(text)
 }
 
@@ -378,7 +431,7 @@ fn flush_to(text: &str) -> Result<FlushTo, String> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, Error> {
+pub(super) fn duration(text: &str) -> Result<Duration, Error> {
     parse_duration(text)
 }
 
@@ -413,7 +466,7 @@ fn filename(text: &str) -> Result<String, String> {
     }
 }
 
-fn label(text: &str) -> Result<String, String> {
+pub(super) fn label(text: &str) -> Result<String, String> {
     if text.len() > MAX_LABEL_BYTES {
         Err(format!("a label has at most {MAX_LABEL_BYTES} bytes"))
     } else if text.chars().any(char::is_control) {

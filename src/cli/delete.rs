@@ -7,7 +7,7 @@ use super::args::DeleteArgs;
 use super::info::objects;
 use crate::config::format_size;
 use crate::error::{Error, ErrorKind, Result};
-use crate::open::{self, DiskInfo, Target};
+use crate::open::{self, Access, DiskInfo, Target};
 
 /// Deletes a disk, after asking.
 ///
@@ -15,17 +15,21 @@ use crate::open::{self, DiskInfo, Target};
 /// `Usage` where nobody can be asked, or the answer is no; those of [`open::delete`].
 pub fn run(args: &DeleteArgs, context: &Context) -> Result<()> {
     let target = args.target.target()?;
+    let access = args.key.access(&target.url(), &args.slot);
     if !args.yes {
-        confirm(&target, args.even_if_held, context)?;
+        confirm(&target, &access, args.even_if_held, context)?;
     }
     let stages = context.reporter.stages();
-    let outcome = context.block_on(open::delete(&target, args.even_if_held, &stages.listener()));
+    let listener = stages.listener();
+    let deletion = open::delete(&target, &access, args.even_if_held, &listener);
+    let outcome = context.block_on(deletion);
     stages.finish(outcome.is_ok());
     let deleted = outcome.map_err(|error| match error.kind() {
-        ErrorKind::Held | ErrorKind::Damaged if !args.even_if_held => error.within(format!(
-            "{} is not deleted; --even-if-held would delete it all the same",
-            target.url()
-        )),
+        ErrorKind::Held | ErrorKind::Damaged | ErrorKind::NoKey if !args.even_if_held => error
+            .within(format!(
+                "{} is not deleted; --even-if-held would delete it all the same",
+                target.url()
+            )),
         _ => error,
     })?;
     context
@@ -34,7 +38,7 @@ pub fn run(args: &DeleteArgs, context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn confirm(target: &Target, even_if_held: bool, context: &Context) -> Result<()> {
+fn confirm(target: &Target, access: &Access, even_if_held: bool, context: &Context) -> Result<()> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Err(Error::new(
             ErrorKind::Usage,
@@ -45,7 +49,7 @@ fn confirm(target: &Target, even_if_held: bool, context: &Context) -> Result<()>
         ));
     }
     let stages = context.reporter.without_lines().stages();
-    let outcome = context.block_on(open::inspect(target, &stages.listener()));
+    let outcome = context.block_on(open::inspect(target, access, &stages.listener()));
     stages.finish(outcome.is_ok());
     let question = match outcome {
         Ok(info) => question(&target.url(), &info),
@@ -75,9 +79,9 @@ fn confirm(target: &Target, even_if_held: bool, context: &Context) -> Result<()>
 }
 
 fn question(url: &str, info: &DiskInfo) -> String {
-    let label = match info.superblock.label.as_str() {
-        "" => String::new(),
-        label => format!(" '{label}'"),
+    let label = match info.inner.as_ref().map(|inner| inner.label.as_str()) {
+        None | Some("") => String::new(),
+        Some(label) => format!(" '{label}'"),
     };
     let stored = info.stored.unwrap_or_default();
     format!(

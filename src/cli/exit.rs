@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::error::ErrorKind;
 
 /// Every kind of error, its exit code and what the code tells a script; codes are never reused for another meaning.
-pub const EXIT_STATUS: [(ErrorKind, u8, &str); 15] = [
+pub const EXIT_STATUS: [(ErrorKind, u8, &str); 16] = [
     (
         ErrorKind::System,
         1,
@@ -57,6 +57,11 @@ pub const EXIT_STATUS: [(ErrorKind, u8, &str); 15] = [
         15,
         "the bucket is not the one that this machine has seen, but an older or another one",
     ),
+    (
+        ErrorKind::NoKey,
+        16,
+        "no passphrase or key file opens the disk",
+    ),
 ];
 
 /// The exit code of an error.
@@ -76,6 +81,7 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
         ErrorKind::Busy => 13,
         ErrorKind::Superseded => 14,
         ErrorKind::RolledBack => 15,
+        ErrorKind::NoKey => 16,
         ErrorKind::System => 1,
     }
 }

@@ -18,7 +18,8 @@ pub fn run(args: &InfoArgs, context: &Context) -> Result<()> {
     let target = args.target.target()?;
     // The answer alone goes to the standard output.
     let stages = context.reporter.without_lines().stages();
-    let outcome = context.block_on(open::inspect(&target, &stages.listener()));
+    let access = args.key.access(&target.url(), &args.slot);
+    let outcome = context.block_on(open::inspect(&target, &access, &stages.listener()));
     stages.finish(outcome.is_ok());
     let info = outcome?;
     if let Some(rollback) = &info.rollback {
@@ -33,20 +34,26 @@ pub fn run(args: &InfoArgs, context: &Context) -> Result<()> {
 }
 
 fn figures(url: &str, info: &DiskInfo) -> Value {
-    let geometry = info.superblock.geometry;
+    let (superblock, inner) = (&info.superblock, info.inner.as_ref());
+    let geometry = superblock.geometry;
+    let slots = superblock.encryption.as_ref();
     json!({
         "location": url,
-        "disk_id": info.superblock.id,
-        "label": info.superblock.label,
+        "disk_id": superblock.id,
+        "generation": superblock.generation,
+        "compression": superblock.compression.to_string(),
+        "encrypted": slots.is_some(),
+        "key_slots": slots.map(|encryption| encryption.slots.len()),
+        "label": inner.map(|inner| &inner.label),
         "created": seconds(info.superblock.created),
         "size_bytes": geometry.size_bytes(),
         "block_bytes": geometry.block_bytes(),
         "blocks": geometry.blocks(),
-        "stored_blocks": info.stored_blocks,
+        "stored_blocks": inner.map(|inner| inner.stored_blocks),
         "objects": info.stored.map(|stored| stored.objects),
         "stored_bytes": info.stored.map(|stored| stored.bytes),
-        "head": info.head,
-        "holder": info.holder.as_ref().map(|holder| json!({
+        "head": inner.map(|inner| inner.head),
+        "holder": inner.and_then(|inner| inner.holder.as_ref()).map(|holder| json!({
             "session": holder.session.to_string(),
             "host": holder.host,
             "pid": holder.pid,
@@ -70,7 +77,13 @@ fn text(url: &str, info: &DiskInfo) -> String {
     let mut lines = vec![
         ("disk", url.to_owned()),
         ("id", superblock.id.to_string()),
-        ("label", superblock.label.clone()),
+        (
+            "label",
+            info.inner
+                .as_ref()
+                .map(|inner| inner.label.clone())
+                .unwrap_or_default(),
+        ),
         ("created", date(superblock.created)),
         (
             "size",
@@ -81,28 +94,39 @@ fn text(url: &str, info: &DiskInfo) -> String {
                 format_size(block)
             ),
         ),
-        (
-            "non-zero",
-            format!(
-                "{} blocks ({})",
-                info.stored_blocks,
-                format_size(info.stored_blocks.saturating_mul(block))
-            ),
-        ),
+        ("compress", superblock.compression.to_string()),
     ];
+    if let Some(encryption) = &superblock.encryption {
+        let shown = format!("XChaCha20-Poly1305, key slots: {}", encryption.slots.len());
+        lines.push(("encrypted", shown));
+    }
+    if let Some(inner) = &info.inner {
+        let shown = format!(
+            "{} blocks ({})",
+            inner.stored_blocks,
+            format_size(inner.stored_blocks.saturating_mul(block))
+        );
+        lines.push(("non-zero", shown));
+    }
     if let Some(stored) = info.stored {
         let shown = format!("{}, {}", objects(stored.objects), format_size(stored.bytes));
         lines.push(("stored", shown));
     }
-    lines.push(("head", info.head.to_string()));
-    lines.push((
-        "held by",
-        info.holder.as_ref().map_or("nobody".to_owned(), holder),
-    ));
+    match &info.inner {
+        Some(inner) => {
+            lines.push(("head", inner.head.to_string()));
+            let held_by = inner.holder.as_ref().map_or("nobody".to_owned(), holder);
+            lines.push(("held by", held_by));
+        }
+        None => {
+            let remedy = "what more there is to tell takes a passphrase or key file";
+            lines.push(("sealed", remedy.to_owned()));
+        }
+    }
     lines.retain(|(_, value)| !value.is_empty());
     let lines: Vec<String> = lines
         .iter()
-        .map(|(name, value)| format!("{name:<10}{value}"))
+        .map(|(name, value)| format!("{name:<11}{value}"))
         .collect();
     lines.join("\n")
 }

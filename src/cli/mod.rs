@@ -20,14 +20,18 @@ mod export;
 mod flush;
 mod info;
 mod journal;
+mod key_args;
+mod keys;
 mod life;
 pub mod log;
 mod mount;
 mod mount_options;
 mod mount_table;
+mod passphrase;
 mod progress;
 mod report;
 mod rescue;
+mod set;
 mod signals;
 mod sparse;
 mod status;
@@ -103,7 +107,8 @@ fn try_run(line: impl IntoIterator<Item = OsString>) -> Result<u8> {
     if let Verb::Mount(args) = &cli.verb {
         let request = mount::request(args, expanded.kernel)?;
         if !args.foreground && !cli.daemon {
-            return daemon::start(&expanded.line);
+            log::start_short(cli.verbose)?;
+            return daemon::start(&expanded.line, &mount::given(args)?);
         }
         if args.foreground {
             daemon::settle(&expanded.line);
@@ -121,6 +126,8 @@ fn try_run(line: impl IntoIterator<Item = OsString>) -> Result<u8> {
         Verb::Info(args) => info::run(args, &context),
         Verb::Status(args) => status::run(args, &context),
         Verb::Delete(args) => delete::run(args, &context),
+        Verb::Key(args) => keys::run(args, &context),
+        Verb::Set(args) => set::run(args, &context),
     }
     .map(|()| 0)
 }

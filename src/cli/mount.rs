@@ -10,9 +10,11 @@ use tracing::{error, info, warn};
 
 use super::Context;
 use super::args::MountArgs;
-use super::daemon::Starter;
+use super::daemon::{FromStarter, Starter};
+use super::key_args::KeyArgs;
 use super::life::Life;
 use super::log::{self, Destination};
+use super::passphrase::Given;
 use super::report::Source;
 use super::signals::Signals;
 use crate::block::Geometry;
@@ -22,7 +24,7 @@ use crate::disk::FlushTo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::fuse::{self, FuseMount, FuseOptions};
 use crate::local::make_private;
-use crate::open::{self, CacheDirectory, DiskSpec, MountSpec, Mounted, Replay, TookOver};
+use crate::open::{self, CacheDirectory, MountSpec, Mounted, Replay, TookOver};
 
 /// How long a mount that is given up before it is ready may take to get so far that its claim can be released.
 const GRACE: Duration = Duration::from_secs(5);
@@ -30,8 +32,18 @@ const GRACE: Duration = Duration::from_secs(5);
 /// A mount as it was asked for; everything that can be checked without looking anywhere has been.
 pub struct Request {
     spec: MountSpec,
+    given: Given,
     fuse: FuseOptions,
     log: Destination,
+}
+
+/// What opens the disk, as the command line says.
+///
+/// # Errors
+/// `Usage`.
+pub fn given(args: &MountArgs) -> Result<Given> {
+    let target = args.target.target_with(usize::from(args.requests))?;
+    Ok(args.key.given(&target.url()))
 }
 
 /// Checks the options against each other.
@@ -51,11 +63,12 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
                 geometry.block_bytes(),
             )?;
             check_cache_size(args.cache_size, geometry.block_bytes())?;
-            Some(DiskSpec {
-                geometry,
-                label: args.new.label.clone(),
-                unsafe_no_fencing: args.unsafe_no_fencing,
-            })
+            // A key may also be that of a disk which is there already.
+            let key = match args.new.encrypt {
+                true => &args.key,
+                false => &KeyArgs::default(),
+            };
+            Some(args.new.disk(geometry, key, args.unsafe_no_fencing)?)
         }
     };
     if target.is_memory() && create.is_none() {
@@ -93,6 +106,7 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
         threads: 0,
     };
     let spec = MountSpec {
+        access: args.key.access(&target.url(), &args.slot),
         target,
         create,
         read_only: args.read_only,
@@ -113,6 +127,7 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
         progress: Arc::new(|_| {}),
     };
     Ok(Request {
+        given: given(args)?,
         spec,
         fuse,
         log: Destination::choose(args.log.as_deref(), args.foreground)?,
@@ -125,7 +140,7 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
 /// # Errors
 /// Why there is no mount; later, why not everything is in the bucket.
 pub fn run(request: Request, as_daemon: bool, context: &Context) -> Result<()> {
-    let starter = as_daemon.then(Starter::meet).transpose()?;
+    let starter = as_daemon.then(Starter::meet).transpose()?.map(Arc::new);
     log::start(&request.log, context.verbose)?;
     let logged_elsewhere = request.log != Destination::Stderr;
     let (url, mountpoint) = (request.spec.target.url(), request.spec.mountpoint.clone());
@@ -140,8 +155,19 @@ pub fn run(request: Request, as_daemon: bool, context: &Context) -> Result<()> {
     outcome
 }
 
-async fn serve(mut request: Request, starter: Option<Starter>, context: &Context) -> Result<()> {
+async fn serve(
+    mut request: Request,
+    starter: Option<Arc<Starter>>,
+    context: &Context,
+) -> Result<()> {
     let mut signals = Signals::listen()?;
+    if let Some(starter) = &starter {
+        starter.listen().await?;
+        request.spec.access.keyring = Arc::new(FromStarter {
+            starter: Arc::clone(starter),
+            given: request.given.clone(),
+        });
+    }
     let mountpoint = fuse::usable_directory(&request.spec.mountpoint)?;
     if starter.is_some() {
         // Wherever the user was, this process is not to keep that file system from being unmounted.
@@ -153,7 +179,7 @@ async fn serve(mut request: Request, starter: Option<Starter>, context: &Context
     let sockets = control::directory();
     make_private(&sockets)?;
     let mut listening = Listening::bind(&sockets, &mountpoint)?;
-    let mounted = mount(&mut request.spec, &mut signals, starter.as_ref(), context).await?;
+    let mounted = mount(&mut request.spec, &mut signals, starter.as_deref(), context).await?;
     let url = request.spec.target.url();
     let wants_journal =
         request.spec.cache != CacheDirectory::None && !request.spec.target.is_memory();
@@ -179,7 +205,7 @@ async fn serve(mut request: Request, starter: Option<Starter>, context: &Context
                 ""
             },
         ));
-        starter.map_or(Ok(()), Starter::ready)?;
+        starter.as_deref().map_or(Ok(()), Starter::ready)?;
         Ok(life)
     };
     let life = match ready.await {

@@ -103,12 +103,12 @@ impl World {
         let began = Instant::now();
         let profile = Profile::of(seed);
         let mut seeds = SmallRng::seed_from_u64(seed);
-        let superblock = Superblock {
-            id: Uuid::from_u128(seeds.random()),
-            geometry: Geometry::new(profile.blocks * BLOCK, BLOCK).expect("a geometry"),
-            label: String::new(),
-            created: epoch(),
-        };
+        let superblock = Superblock::plain(
+            Uuid::from_u128(seeds.random()),
+            Geometry::new(profile.blocks * BLOCK, BLOCK).expect("a geometry"),
+            String::new(),
+            epoch(),
+        );
         Arc::new(World {
             seed,
             bucket: Bucket::with_clock(move || epoch() + began.elapsed()),

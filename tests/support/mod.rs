@@ -13,6 +13,7 @@
 pub mod block_store_contract;
 pub mod cache;
 pub mod canned_http;
+pub mod encrypted;
 pub mod fault;
 pub mod fsx;
 pub mod in_place;

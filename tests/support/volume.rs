@@ -22,6 +22,8 @@ pub async fn create(client: &Arc<dyn ObjectClient>, size_bytes: u64, block_bytes
     let spec = DiskSpec {
         geometry,
         label: "test".to_owned(),
+        compression: bucketdisk::codec::compress::Compression::None,
+        encryption: None,
         unsafe_no_fencing: false,
     };
     versioned::create(client, &spec)

@@ -23,6 +23,7 @@ pub(super) fn errno(error: &Error) -> Errno {
         | ErrorKind::Unreachable
         | ErrorKind::Damaged
         | ErrorKind::RolledBack
+        | ErrorKind::NoKey
         | ErrorKind::System => Errno::EIO,
     }
 }

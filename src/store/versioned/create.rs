@@ -1,15 +1,17 @@
-//! Making a disk, and reading its superblock.
+//! Making a disk.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
+use crate::codec::keys::MasterKey;
 use crate::error::{Error, ErrorKind, Result};
-use crate::object::{ObjectClient, PutOutcome};
+use crate::object::{ObjectClient, PutOutcome, list_all};
+use crate::secret::Key;
 
 use super::objects::found;
-use super::superblock::SuperblockError;
+use super::unlocked::Unlocked;
 use super::{DiskSpec, Superblock, keys, probe};
 
 /// Makes a disk: tries the store's create-if-absent, and writes the superblock, only if there is none.
@@ -17,22 +19,26 @@ use super::{DiskSpec, Superblock, keys, probe};
 /// # Errors
 /// `Exists` where there is a disk, or anything else by the superblock's name; it is not touched. `Unsupported` where the store has no
 /// working create-if-absent, unless the spec accepts that.
-pub async fn create(client: &Arc<dyn ObjectClient>, spec: &DiskSpec) -> Result<Superblock> {
-    if let Some(there) = found(client.get(keys::SUPERBLOCK).await)? {
-        return Err(exists(client, &there));
-    }
+pub async fn create(client: &Arc<dyn ObjectClient>, spec: &DiskSpec) -> Result<Unlocked> {
+    refuse_if_there(client).await?;
     let id = Uuid::new_v4();
     let fencing = probe::create_if_absent(client, id, spec.unsafe_no_fencing).await?;
-    let superblock = Superblock {
-        id: Uuid::new_v4(),
-        geometry: spec.geometry,
-        label: spec.label.clone(),
-        created: whole_seconds(),
+    let mut superblock = Superblock::plain(
+        Uuid::new_v4(),
+        spec.geometry,
+        spec.label.clone(),
+        whole_seconds(),
+    );
+    superblock.compression = spec.compression;
+    let disk = match &spec.encryption {
+        None => Unlocked::plain(superblock)?,
+        Some(first) => Unlocked::encrypted(superblock, first, MasterKey(Key::fresh())),
     };
-    let object = superblock.to_json();
+    forget_generations(client).await?;
+    let object = disk.superblock().to_json();
     if !fencing {
         client.put(keys::SUPERBLOCK, object).await?;
-        return Ok(superblock);
+        return Ok(disk);
     }
     if client
         .put_if_absent(keys::SUPERBLOCK, object.clone())
@@ -45,7 +51,31 @@ pub async fn create(client: &Arc<dyn ObjectClient>, spec: &DiskSpec) -> Result<S
             return Err(exists(client, &there));
         }
     }
-    Ok(superblock)
+    Ok(disk)
+}
+
+/// Refuses where there is a disk, or anything else by the superblock's name.
+///
+/// # Errors
+/// `Exists`; those of the store.
+pub async fn refuse_if_there(client: &Arc<dyn ObjectClient>) -> Result<()> {
+    match found(client.get(keys::SUPERBLOCK).await)? {
+        Some(there) => Err(exists(client, &there)),
+        None => Ok(()),
+    }
+}
+
+/// Removes what a disk that was deleted halfway, or a late request to it, has left of its superblock.
+async fn forget_generations(client: &Arc<dyn ObjectClient>) -> Result<()> {
+    let listed = list_all(&**client, keys::GENERATIONS_FOLDER).await?;
+    let left = listed.into_iter().map(|entry| entry.key);
+    let left: Vec<String> = left
+        .filter(|key| keys::parse_generation(key).is_some())
+        .collect();
+    match left.is_empty() {
+        true => Ok(()),
+        false => client.delete_many(&left).await,
+    }
 }
 
 fn exists(client: &Arc<dyn ObjectClient>, object: &[u8]) -> Error {
@@ -73,47 +103,4 @@ fn whole_seconds() -> SystemTime {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(now.as_secs())
-}
-
-/// Reads and checks the superblock.
-///
-/// # Errors
-/// `NotFound` where there is no disk; `Damaged`; `Unsupported` where a newer program has made it.
-pub async fn read_superblock(client: &Arc<dyn ObjectClient>) -> Result<Superblock> {
-    let location = client.location();
-    let object = match client.get(keys::SUPERBLOCK).await {
-        Ok(object) => object,
-        Err(error) => {
-            let text = format!("cannot read the superblock of {location}");
-            if error.kind() != ErrorKind::NotFound {
-                return Err(error.within(text));
-            }
-            // A store says of a missing object what it says of a missing bucket, or nearly so; a listing tells them apart.
-            return Err(match client.list(keys::LOG_FOLDER, None).await {
-                Err(missing) if missing.kind() == ErrorKind::NotFound => missing.within(text),
-                _ => Error::new(
-                    ErrorKind::NotFound,
-                    format!(
-                        "no disk at {location}: check the URL and the prefix, or make one with `bucketdisk create`"
-                    ),
-                ),
-            });
-        }
-    };
-    Superblock::parse(&object).map_err(|error| {
-        let (kind, remedy) = match error {
-            SuperblockError::UnknownVersion { .. }
-            | SuperblockError::UnknownFeature { .. }
-            | SuperblockError::UnknownCompression { .. } => (
-                ErrorKind::Unsupported,
-                "use the newer bucketdisk that made it",
-            ),
-            _ => (
-                ErrorKind::Damaged,
-                "put back the object disk.json as it was",
-            ),
-        };
-        let text = format!("cannot use the superblock of {location} ({remedy})");
-        Error::new(kind, text).with_source(error)
-    })
 }

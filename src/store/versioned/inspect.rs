@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use uuid::Uuid;
 
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
@@ -13,49 +12,37 @@ use super::load::FirstLook;
 use super::mount::{objects, read_state};
 use super::record::SessionId;
 use super::{
-    DiskInfo, Holder, MountOptions, OnProgress, Pin, Progress, Sources, Stored, Superblock,
-    SuperblockMark, keys, read_superblock,
+    DiskInfo, Holder, Inner, MountOptions, OnProgress, Pin, Progress, Rollback, Sources, Stored,
+    Superblock, SuperblockMark, keys,
 };
 
 /// Requests at once of the listings here.
 const REQUESTS: usize = 16;
 
-/// Describes a disk, `pin_of` which says what this machine has seen of the one of an id. With `count_stored`, lists every object of it to
-/// count them.
+/// Describes a disk: as far as that goes without the keys of an encrypted one, where there is no `codec`. `pin` is what this machine has
+/// seen of it. With `count_stored`, lists every
+/// object of it to count them.
 ///
 /// # Errors
-/// Those of [`read_superblock`] and of reading the state.
+/// Those of reading the state.
 pub async fn inspect(
     client: &Arc<dyn ObjectClient>,
-    codec: &Arc<dyn Codec>,
-    pin_of: &(dyn Fn(Uuid) -> Option<Pin> + Sync),
+    superblock: Superblock,
+    codec: Option<&Arc<dyn Codec>>,
+    pin: Option<Pin>,
     count_stored: bool,
     progress: &OnProgress,
 ) -> Result<DiskInfo> {
-    let superblock = read_superblock(client).await?;
-    let objects = objects(Arc::clone(client), &superblock, codec);
-    let options = MountOptions {
-        codec: Arc::clone(codec),
-        cache: None,
-        read_only: true,
-        list_blocks: false,
-        take_over: false,
-        unsafe_no_fencing: false,
-        session: SessionId::fresh(),
-        own_dead_sessions: Vec::new(),
-        admit: Arc::new(|_| Ok(())),
-        pin: pin_of(superblock.id),
-        accept_rollback: true,
-        on_head: None,
-        requests: REQUESTS,
-        sources: Sources::system(),
-        progress: Arc::clone(progress),
-    };
     let mark = SuperblockMark::of(&superblock);
     let older = |pin: Pin| mark.follows(pin.superblock).err();
-    let mut rollback = options.pin.and_then(older);
-    let loaded = read_state(&objects, &options, &mut rollback).await?;
-    let holder = FirstLook::take(&objects).await?.holder(&objects).await?;
+    let mut rollback = pin.and_then(older);
+    let inner = match codec {
+        None => None,
+        Some(codec) => {
+            let looked = look_inside(client, &superblock, codec, pin, &mut rollback, progress);
+            Some(looked.await?)
+        }
+    };
     let mut stored = None;
     if count_stored {
         let mut count = Stored::default();
@@ -68,33 +55,63 @@ pub async fn inspect(
     }
     Ok(DiskInfo {
         superblock,
-        stored_blocks: loaded.replay.map.len(),
         stored,
-        head: loaded.replay.seq.0,
-        holder,
+        inner,
         rollback,
     })
 }
 
+/// What log and map tell.
+async fn look_inside(
+    client: &Arc<dyn ObjectClient>,
+    superblock: &Superblock,
+    codec: &Arc<dyn Codec>,
+    pin: Option<Pin>,
+    rollback: &mut Option<Rollback>,
+    progress: &OnProgress,
+) -> Result<Inner> {
+    let objects = objects(Arc::clone(client), superblock, codec);
+    let options = MountOptions {
+        codec: Arc::clone(codec),
+        cache: None,
+        read_only: true,
+        list_blocks: false,
+        take_over: false,
+        unsafe_no_fencing: false,
+        session: SessionId::fresh(),
+        own_dead_sessions: Vec::new(),
+        admit: Arc::new(|_| Ok(())),
+        pin,
+        accept_rollback: true,
+        on_head: None,
+        requests: REQUESTS,
+        sources: Sources::system(),
+        progress: Arc::clone(progress),
+    };
+    let loaded = read_state(&objects, &options, rollback).await?;
+    let holder = FirstLook::take(&objects).await?.holder(&objects).await?;
+    Ok(Inner {
+        label: superblock.label.clone(),
+        stored_blocks: loaded.replay.map.len(),
+        head: loaded.replay.seq.0,
+        holder,
+    })
+}
+
 /// Deletes a disk's own objects: blocks, maps, records, snapshots and probes, and the superblock last. Answers how many were
-/// deleted. Foreign objects under the prefix are left alone.
+/// deleted. Foreign objects under the prefix are left alone. Without `guard`, the superblock and
+/// codec that tell who holds it, it is deleted also where a session does, or where it cannot be used.
 ///
 /// # Errors
-/// `Held` while a session holds the disk that is none of `own_dead_sessions`, unless `even_if_held`, which also deletes a disk whose
-/// superblock cannot be used. Any request that failed for good: the disk is then partly deleted, and deleting again goes on.
+/// `Held` while a session holds the disk that is none of `own_dead_sessions`. Any request that failed for good: the disk is then partly deleted, and deleting again goes on.
 pub async fn delete(
     client: &Arc<dyn ObjectClient>,
-    codec: &Arc<dyn Codec>,
-    even_if_held: bool,
+    guard: Option<(&Superblock, &Arc<dyn Codec>)>,
     own_dead_sessions: &[SessionId],
     progress: &OnProgress,
 ) -> Result<u64> {
-    match read_superblock(client).await {
-        Ok(superblock) if !even_if_held => {
-            refuse_if_held(client, &superblock, codec, own_dead_sessions).await?;
-        }
-        Err(error) if !even_if_held || error.kind() == ErrorKind::NotFound => return Err(error),
-        _ => {}
+    if let Some((superblock, codec)) = guard {
+        refuse_if_held(client, superblock, codec, own_dead_sessions).await?;
     }
     let mut keys: Vec<String> = Vec::new();
     for_each_object(client, progress, |entries| {
@@ -158,6 +175,7 @@ async fn for_each_object(
         keys::MAP_FOLDER,
         keys::SNAPSHOTS_FOLDER,
         keys::PROBE_FOLDER,
+        keys::GENERATIONS_FOLDER,
     ]
     .map(str::to_owned);
     let folders = (0..=u8::MAX).map(keys::shard_folder).chain(others);

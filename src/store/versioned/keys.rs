@@ -7,6 +7,8 @@ use crate::block::{BlockIndex, Seq};
 
 /// The superblock.
 pub const SUPERBLOCK: &str = "disk.json";
+/// Folder of the superblock's generations but the first.
+pub const GENERATIONS_FOLDER: &str = "disk/";
 /// Folder of all blocks; below it are [`SHARDS`] folders.
 pub const BLOCKS_FOLDER: &str = "blocks/";
 /// Folder of the records.
@@ -23,6 +25,11 @@ pub const SHARDS: u32 = 256;
 /// The folder of one shard of the blocks: `blocks/xx/`.
 pub fn shard_folder(shard: u8) -> String {
     format!("{BLOCKS_FOLDER}{shard:02x}/")
+}
+
+/// The key of a generation of the superblock.
+pub fn generation(number: u32) -> String {
+    format!("{GENERATIONS_FOLDER}{number:08x}.json")
 }
 
 /// The key of a version of a block.
@@ -42,6 +49,12 @@ pub fn record(seq: Seq) -> String {
 /// The key of a checkpoint.
 pub fn checkpoint(seq: Seq) -> String {
     format!("{MAP_FOLDER}{:08x}", seq.0)
+}
+
+/// The number of the generation that a key stands for; `None` for any other key.
+pub fn parse_generation(key: &str) -> Option<u32> {
+    let number = key.strip_prefix(GENERATIONS_FOLDER)?;
+    seq(number.strip_suffix(".json")?).map(|number| number.0)
 }
 
 /// The block and version that a key stands for; `None` for any other key, also one in the wrong shard.
@@ -70,6 +83,7 @@ pub fn is_own(key: &str) -> bool {
             .is_some_and(|name| !name.is_empty() && !name.contains('/'))
     };
     key == SUPERBLOCK
+        || parse_generation(key).is_some()
         || parse_block(key).is_some()
         || parse_record(key).is_some()
         || parse_checkpoint(key).is_some()
@@ -106,6 +120,7 @@ mod tests {
         assert_eq!(record(Seq(10)), "log/0000000a");
         assert_eq!(checkpoint(Seq(u32::MAX)), "map/ffffffff");
         assert_eq!(shard_folder(7), "blocks/07/");
+        assert_eq!(generation(0x1f), "disk/0000001f.json");
     }
 
     #[test]
@@ -113,6 +128,11 @@ mod tests {
         let foreign = [
             "",
             "disk.json.bak",
+            "disk/",
+            "disk/00000000.json",
+            "disk/00000002",
+            "disk/0000002.json",
+            "disk/0000000A.json",
             "blocks/",
             "blocks/readme",
             "blocks/ac/00000012ab.0000001f",
@@ -151,6 +171,8 @@ mod tests {
             prop_assert_eq!(parse_block(&block(index, seq)), Some((index, seq)));
             prop_assert_eq!(parse_record(&record(seq)), Some(seq));
             prop_assert_eq!(parse_checkpoint(&checkpoint(seq)), Some(seq));
+            prop_assert_eq!(parse_generation(&generation(number)), Some(number));
+            prop_assert!(is_own(&generation(number)));
             prop_assert!(is_own(&block(index, seq)) && is_own(&record(seq)));
             prop_assert!(is_own(&checkpoint(seq)));
         }

@@ -41,9 +41,9 @@
 //! compares the first look with the newest record that this machine has seen, before it puts a claim, and what it then reads with the
 //! first look.
 //!
-//! Who does what: `keys` names objects; `superblock`, `record`, `checkpoint` are formats; `map` is the block map; `objects` reads and
+//! Who does what: `keys` names objects; `superblock` (with its keys: `unlocked`), `record`, `checkpoint` are formats; `map` is the block map; `objects` reads and
 //! writes them, `coding` the blocks among them; `replay` makes a state of records; `load` and `listing` read a state; `pin` compares it with what was
-//! seen; `probe`, `create`, `mount`, `inspect` are the
+//! seen; `generations` reads and changes the superblock; `probe`, `create`, `mount`, `inspect` are the
 //! operations on a disk at rest; `volume` is a mounted one, with `commit` and `upkeep`; `sources` are its time of day and randomness.
 
 use std::sync::Arc;
@@ -52,11 +52,14 @@ use std::time::{Duration, SystemTime};
 use crate::block::Geometry;
 use crate::cache::ObjectCache;
 use crate::codec::Codec;
+use crate::codec::compress::Compression;
+use crate::codec::slots::Wrapper;
 
 pub mod checkpoint;
 mod coding;
 mod commit;
 mod create;
+mod generations;
 mod inspect;
 pub mod keys;
 mod listing;
@@ -70,16 +73,20 @@ pub mod record;
 mod replay;
 mod sources;
 pub mod superblock;
+mod unlocked;
 mod upkeep;
 mod volume;
 
-pub use create::{create, read_superblock};
+pub use create::{create, refuse_if_there};
+pub use generations::{change, read_superblock};
 pub use inspect::{delete, inspect};
 pub use mount::mount;
 pub use pin::{OnHead, Pin, Rollback, SuperblockMark};
+pub use probe::fences;
 pub use record::SessionId;
 pub use sources::Sources;
 pub use superblock::Superblock;
+pub use unlocked::{Draft, Unlocked};
 pub use volume::VersionedStore;
 
 /// What `create` makes.
@@ -89,6 +96,10 @@ pub struct DiskSpec {
     pub geometry: Geometry,
     /// A name for people; may be empty.
     pub label: String,
+    /// How new blocks are compressed.
+    pub compression: Compression,
+    /// The first key slot of an encrypted disk; `None`: the disk is not encrypted.
+    pub encryption: Option<Arc<Wrapper>>,
     /// Make the disk even where the store has no working create-if-absent.
     pub unsafe_no_fencing: bool,
 }
@@ -174,16 +185,25 @@ pub struct MountOptions {
 pub struct DiskInfo {
     /// Its superblock.
     pub superblock: Superblock,
-    /// Blocks that are not holes.
-    pub stored_blocks: u64,
     /// Objects and bytes under the disk's prefix, superseded versions and records included; `None` unless asked for (it lists everything).
     pub stored: Option<Stored>,
+    /// What only who can use the disk can tell; `None` for an encrypted disk for which there is no key.
+    pub inner: Option<Inner>,
+    /// In what it is behind, or beside, what this machine has seen; `None` where it is not, or nothing was seen.
+    pub rollback: Option<Rollback>,
+}
+
+/// What can be said of a disk that can be used.
+#[derive(Debug, Clone)]
+pub struct Inner {
+    /// Its label; empty if none.
+    pub label: String,
+    /// Blocks that are not holes.
+    pub stored_blocks: u64,
     /// Number of the newest record.
     pub head: u32,
     /// Who holds the disk; `None` when it is free.
     pub holder: Option<Holder>,
-    /// In what it is behind, or beside, what this machine has seen; `None` where it is not, or nothing was seen.
-    pub rollback: Option<Rollback>,
 }
 
 /// Objects and their bytes.

@@ -60,9 +60,12 @@ pub struct SuperblockMark {
 }
 
 impl SuperblockMark {
-    /// The mark of a superblock: those of format version 1 are never rewritten, and their disks not encrypted.
-    pub fn of(_superblock: &Superblock) -> SuperblockMark {
-        SuperblockMark::default()
+    /// The mark of a superblock.
+    pub fn of(superblock: &Superblock) -> SuperblockMark {
+        SuperblockMark {
+            generation: u64::from(superblock.generation),
+            encrypted: superblock.encryption.is_some(),
+        }
     }
 
     /// Whether a superblock with this mark may be the successor of what was `seen`, or that itself.

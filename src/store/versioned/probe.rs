@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::{ObjectClient, PutOutcome};
 
-use super::keys;
+use super::{Sources, keys};
 
 /// Creates one object twice under a key that `id` makes fresh; the second time must fail. Answers whether it did; `false` only where
 /// that is `accepted`.
@@ -26,6 +26,14 @@ pub(super) async fn create_if_absent(
         Err(error) if accepted && error.kind() == ErrorKind::Unsupported => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The same for a change of the superblock, whose probe is as random as anything.
+///
+/// # Errors
+/// As [`create_if_absent`].
+pub async fn fences(client: &Arc<dyn ObjectClient>, accepted: bool) -> Result<bool> {
+    create_if_absent(client, Sources::system().id(), accepted).await
 }
 
 async fn try_out(client: &Arc<dyn ObjectClient>, id: Uuid) -> Result<()> {

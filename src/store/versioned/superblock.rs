@@ -1,9 +1,11 @@
 //! The superblock, `disk.json`: what a program must know before it can read anything else of a disk.
 //!
 //! JSON for people to read, with a checksum for programs: `xxh3-128:` and the XXH3-128, as 32 lower-case hexadecimal digits, of
-//! the same object without its `checksum` member, serialised with sorted keys, without white space, in UTF-8, with nothing
-//! escaped that JSON does not demand (Python: `json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False)`).
-//! Members that this program does not know are checked and otherwise ignored: what a reader must know is in `features`.
+//! the canonical text of the same object without its `checksum`. Members that this program does not know are checked, kept when the superblock is written anew, and
+//! otherwise ignored: what a reader must know is in `features`.
+//!
+//! That of an encrypted disk has more: key slots, a sealed part that is not public, and an authentication, which takes the disk's keys to
+//! make and to check. [`Unlocked`](super::Unlocked) is a superblock with its keys.
 
 use std::time::SystemTime;
 
@@ -14,8 +16,18 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::block::Geometry;
+use crate::codec::compress::Compression;
+use crate::codec::hex::{self, Hex};
+use crate::codec::keys::MAC_BYTES;
+use crate::codec::slots::{KeySlot, MOST_SLOTS};
 use crate::codec::timestamp;
-use crate::error::Error;
+
+mod canonical;
+mod error;
+#[cfg(test)]
+mod tests;
+
+pub use error::SuperblockError;
 
 /// The longest superblock that is read, in bytes.
 pub const MAX_SUPERBLOCK_BYTES: usize = 64 << 10;
@@ -24,137 +36,159 @@ pub const MAX_LABEL_BYTES: usize = 255;
 
 const FORMAT: &str = "bucketdisk";
 const VERSION: u64 = 1;
-const NO_COMPRESSION: &str = "none";
+const ENCRYPTION: &str = "encryption";
+/// What the text of an authentication begins with.
+const AUTHENTICATION: &str = "hmac-sha-256:";
 
-/// What never changes about a disk, and its label.
+/// What says what a disk is. It changes only as a whole: each change is a new generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superblock {
     /// The disk's id, random.
     pub id: Uuid,
     /// Size and block size.
     pub geometry: Geometry,
-    /// A name for people; may be empty. At most [`MAX_LABEL_BYTES`].
-    pub label: String,
     /// When the disk was made, by the clock of the machine that made it; whole seconds.
     pub created: SystemTime,
+    /// 1 as the disk is made, and higher with every change.
+    pub generation: u32,
+    /// How new blocks are compressed.
+    pub compression: Compression,
+    /// A name for people; may be empty, and is for an encrypted disk, whose label is not public. At most [`MAX_LABEL_BYTES`].
+    pub label: String,
+    /// What opens an encrypted disk; `None`: the disk says that it is not encrypted.
+    pub encryption: Option<Encryption>,
+    /// Members of a newer program.
+    other: Map<String, Value>,
 }
 
-/// Why a superblock could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum SuperblockError {
-    /// It is longer than any superblock is.
-    #[error("{bytes} bytes are more than a superblock has")]
-    TooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// It is not JSON.
-    #[error("not valid JSON")]
-    NotJson(#[source] serde_json::Error),
-    /// It is JSON of somebody else.
-    #[error("not the superblock of a bucketdisk disk")]
-    NotOurs,
-    /// A newer program made the disk.
-    #[error("format version {version} is not known to this program: use a newer one")]
-    UnknownVersion {
-        /// What the superblock says, as JSON.
-        version: String,
-    },
-    /// The disk uses something that this program has not got.
-    #[error("feature {feature:?} is not known to this program: use a newer one")]
-    UnknownFeature {
-        /// Its name.
-        feature: String,
-    },
-    /// The disk's blocks are compressed in a way that this program has not got.
-    #[error("compression {name:?} is not known to this program: use a newer one")]
-    UnknownCompression {
-        /// Its name.
-        name: String,
-    },
-    /// Size and block size do not make a disk.
-    #[error("size and block size are not those of a disk")]
-    InvalidGeometry(#[source] Error),
-    /// A member is missing or malformed.
-    #[error("a member is missing or malformed")]
-    InvalidMember(#[source] serde_json::Error),
-    /// The moment of creation is not a moment in RFC 3339, UTC, whole seconds.
-    #[error("created {text:?} is not a moment such as 2025-01-31T12:00:00Z")]
-    InvalidTime {
-        /// What there is.
-        text: String,
-    },
-    /// It was altered.
-    #[error("the checksum differs: the superblock was altered")]
-    WrongChecksum,
+/// What the superblock of an encrypted disk has beside those members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encryption {
+    /// What holds the master key: from 1 to [`MOST_SLOTS`], each with a number of its own.
+    pub slots: Vec<KeySlot>,
+    /// What is not public, sealed.
+    pub(super) private: Vec<u8>,
+    /// The MAC of all other members.
+    pub(super) authentication: [u8; MAC_BYTES],
 }
 
-impl SuperblockError {
-    /// Whether the disk is likely intact, and only beyond this program.
-    pub fn is_unsupported(&self) -> bool {
-        matches!(
-            self,
-            SuperblockError::UnknownVersion { .. }
-                | SuperblockError::UnknownFeature { .. }
-                | SuperblockError::UnknownCompression { .. }
-        )
-    }
+/// The only cipher there is.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum Cipher {
+    #[serde(rename = "xchacha20-poly1305")]
+    XChaCha20Poly1305,
 }
 
-/// All members, in the order in which people read them.
-#[derive(Serialize)]
-struct Stored<'a> {
-    format: &'static str,
+/// The member `encryption`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredEncryption {
+    cipher: Cipher,
+    slots: Vec<KeySlot>,
+}
+
+/// All members but the checksum, in the order in which people read them.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    format: String,
     version: u64,
-    features: [&'static str; 0],
-    id: Uuid,
-    label: &'a str,
-    created: String,
-    size: u64,
-    block_size: u32,
-    compression: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    checksum: Option<String>,
-}
-
-/// The members that a reader needs, but for those that are looked at before.
-#[derive(Deserialize)]
-struct Members {
     features: Vec<String>,
     id: Uuid,
-    size: u64,
-    block_size: u64,
+    #[serde(default = "first")]
+    generation: u32,
     label: String,
     created: String,
+    size: u64,
+    block_size: u64,
     compression: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encryption: Option<StoredEncryption>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    private: Option<Hex<Vec<u8>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentication: Option<String>,
+    #[serde(flatten)]
+    other: Map<String, Value>,
+}
+
+/// All members.
+#[derive(Serialize)]
+struct Checksummed {
+    #[serde(flatten)]
+    stored: Stored,
+    checksum: String,
+}
+
+/// Of a disk whose superblock does not say.
+fn first() -> u32 {
+    1
 }
 
 impl Superblock {
+    /// That of a new disk that is not encrypted.
+    pub fn plain(id: Uuid, geometry: Geometry, label: String, created: SystemTime) -> Superblock {
+        Superblock {
+            id,
+            geometry,
+            created,
+            generation: first(),
+            compression: Compression::None,
+            label,
+            encryption: None,
+            other: Map::new(),
+        }
+    }
+
     /// The superblock as it is stored.
     pub fn to_json(&self) -> Bytes {
-        let mut stored = Stored {
-            format: FORMAT,
-            version: VERSION,
-            features: [],
-            id: self.id,
-            label: &self.label,
-            created: timestamp::to_seconds(self.created),
-            size: self.geometry.size_bytes(),
-            block_size: self.geometry.block_bytes(),
-            compression: NO_COMPRESSION,
-            checksum: None,
+        let stored = Checksummed {
+            stored: self.stored(),
+            checksum: checksum(&self.members()),
         };
-        let members = serde_json::to_value(&stored).expect("plain data in memory serialises");
-        let members = members
-            .as_object()
-            .expect("a struct serialises as an object");
-        stored.checksum = Some(checksum(members));
         serde_json::to_vec_pretty(&stored)
             .expect("plain data in memory serialises")
             .into()
     }
 
-    /// Reads and checks a superblock.
+    /// What an authentication is the MAC of.
+    pub(super) fn to_be_authenticated(&self) -> String {
+        canonical::text_without(&self.members(), &["authentication"])
+    }
+
+    fn members(&self) -> Map<String, Value> {
+        let members = serde_json::to_value(self.stored()).expect("plain data in memory serialises");
+        let members = members.as_object();
+        members.expect("a struct serialises as an object").clone()
+    }
+
+    fn stored(&self) -> Stored {
+        let encryption = self.encryption.as_ref();
+        Stored {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            features: encryption
+                .map(|_| ENCRYPTION.to_owned())
+                .into_iter()
+                .collect(),
+            id: self.id,
+            generation: self.generation,
+            label: self.label.clone(),
+            created: timestamp::to_seconds(self.created),
+            size: self.geometry.size_bytes(),
+            block_size: u64::from(self.geometry.block_bytes()),
+            compression: self.compression.to_string(),
+            encryption: encryption.map(|encryption| StoredEncryption {
+                cipher: Cipher::XChaCha20Poly1305,
+                slots: encryption.slots.clone(),
+            }),
+            private: encryption.map(|encryption| Hex(encryption.private.clone())),
+            authentication: encryption
+                .map(|encryption| format!("{AUTHENTICATION}{}", Hex(encryption.authentication))),
+            other: self.other.clone(),
+        }
+    }
+
+    /// Reads and checks a superblock, as far as that goes without the disk's keys.
     ///
     /// # Errors
     /// A [`SuperblockError`] that says what does not fit. The version is looked at before the checksum, because another version
@@ -181,23 +215,66 @@ impl Superblock {
         if stored.as_ref().and_then(Value::as_str) != Some(checksum(&members).as_str()) {
             return Err(SuperblockError::WrongChecksum);
         }
-        let members: Members = serde_json::from_value(Value::Object(members))
+        refuse_unknown_features(&members)?;
+        let stored: Stored = serde_json::from_value(Value::Object(members))
             .map_err(SuperblockError::InvalidMember)?;
-        members.check()
+        stored.check()
     }
 }
 
-impl Members {
+/// Before anything else is looked at, which a feature may change.
+fn refuse_unknown_features(members: &Map<String, Value>) -> Result<(), SuperblockError> {
+    let features = members.get("features").and_then(Value::as_array);
+    let mut names = features.into_iter().flatten().filter_map(Value::as_str);
+    match names.find(|name| *name != ENCRYPTION) {
+        Some(feature) => Err(SuperblockError::UnknownFeature {
+            feature: feature.to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+impl Stored {
     /// The superblock that the members describe.
     fn check(self) -> Result<Superblock, SuperblockError> {
-        if let Some(feature) = self.features.into_iter().next() {
-            return Err(SuperblockError::UnknownFeature { feature });
+        let encrypted = match self.features.as_slice() {
+            [] => false,
+            [only] if only == ENCRYPTION => true,
+            _ => return Err(SuperblockError::HalfEncrypted),
+        };
+        let encryption = match (self.encryption, self.private, self.authentication) {
+            (None, None, None) if !encrypted => None,
+            (Some(stored), Some(private), Some(authentication))
+                if encrypted && self.label.is_empty() =>
+            {
+                let authentication = authentication.strip_prefix(AUTHENTICATION);
+                let mac = authentication
+                    .and_then(hex::decode)
+                    .and_then(|mac| mac.try_into().ok());
+                let mut numbers: Vec<u32> = stored.slots.iter().map(|slot| slot.id).collect();
+                numbers.sort_unstable();
+                numbers.dedup();
+                if numbers.len() != stored.slots.len() || !(1..=MOST_SLOTS).contains(&numbers.len())
+                {
+                    return Err(SuperblockError::InvalidSlots);
+                }
+                Some(Encryption {
+                    slots: stored.slots,
+                    private: private.0,
+                    authentication: mac.ok_or(SuperblockError::HalfEncrypted)?,
+                })
+            }
+            _ => return Err(SuperblockError::HalfEncrypted),
+        };
+        if self.generation == 0 {
+            return Err(SuperblockError::NoGeneration);
         }
-        if self.compression != NO_COMPRESSION {
-            return Err(SuperblockError::UnknownCompression {
-                name: self.compression,
-            });
-        }
+        // In the one spelling that it is authenticated in.
+        let compression = self.compression.parse::<Compression>().ok();
+        let compression = compression.filter(|known| known.to_string() == self.compression);
+        let compression = compression.ok_or(SuperblockError::UnknownCompression {
+            name: self.compression,
+        })?;
         let geometry =
             Geometry::new(self.size, self.block_size).map_err(SuperblockError::InvalidGeometry)?;
         let created = timestamp::from_seconds(&self.created)
@@ -205,158 +282,18 @@ impl Members {
         Ok(Superblock {
             id: self.id,
             geometry,
-            label: self.label,
             created,
+            generation: self.generation,
+            compression,
+            label: self.label,
+            encryption,
+            other: self.other,
         })
     }
 }
 
 /// The checksum over members, `checksum` itself not among them.
 fn checksum(members: &Map<String, Value>) -> String {
-    let mut text = String::new();
-    write_object(&mut text, members);
+    let text = canonical::text_without(members, &[]);
     format!("xxh3-128:{:032x}", xxh3_128(text.as_bytes()))
-}
-
-/// Serialises compactly and with sorted keys, also where the JSON library was built to keep keys in their order of insertion.
-fn write_sorted(text: &mut String, value: &Value) {
-    match value {
-        Value::Object(members) => write_object(text, members),
-        Value::Array(items) => {
-            text.push('[');
-            for (place, item) in items.iter().enumerate() {
-                if place > 0 {
-                    text.push(',');
-                }
-                write_sorted(text, item);
-            }
-            text.push(']');
-        }
-        scalar => text.push_str(&scalar.to_string()),
-    }
-}
-
-/// [`write_sorted`] for an object.
-fn write_object(text: &mut String, members: &Map<String, Value>) {
-    let mut sorted: Vec<_> = members.iter().collect();
-    sorted.sort_unstable_by_key(|(name, _)| *name);
-    text.push('{');
-    for (place, (name, value)) in sorted.into_iter().enumerate() {
-        if place > 0 {
-            text.push(',');
-        }
-        text.push_str(&Value::from(name.as_str()).to_string());
-        text.push(':');
-        write_sorted(text, value);
-    }
-    text.push('}');
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
-
-    use serde_json::json;
-
-    use super::*;
-
-    fn sample() -> Superblock {
-        Superblock {
-            id: Uuid::from_u128(0x0123_4567_89ab_4def_8123_4567_89ab_cdef),
-            geometry: Geometry::new(100 << 30, 256 << 10).expect("geometry"),
-            label: "büro \"1\"\n\u{1}\u{7f}".to_owned(),
-            created: UNIX_EPOCH + Duration::from_secs(1_738_324_800),
-        }
-    }
-
-    /// The sample with one member changed (`Value::Null` removes it) and the checksum made to fit.
-    fn changed(name: &str, value: Value) -> Result<Superblock, SuperblockError> {
-        let mut members: Map<String, Value> =
-            serde_json::from_slice(&sample().to_json()).expect("JSON");
-        members.remove("checksum");
-        members.remove(name);
-        if !value.is_null() {
-            members.insert(name.to_owned(), value);
-        }
-        let fitting = checksum(&members);
-        members.insert("checksum".to_owned(), fitting.into());
-        Superblock::parse(&serde_json::to_vec(&members).expect("JSON"))
-    }
-
-    #[test]
-    fn a_superblock_comes_back() {
-        assert_eq!(
-            Superblock::parse(&sample().to_json()).expect("parses"),
-            sample()
-        );
-    }
-
-    #[test]
-    fn members_of_a_newer_program_are_ignored_unless_they_are_features() {
-        let extra = json!({"z": [1, {"b": null, "a": true}], "a": -1});
-        assert_eq!(changed("hint", extra).expect("parses"), sample());
-        assert!(matches!(
-            changed("features", json!(["tiers"])),
-            Err(SuperblockError::UnknownFeature { feature }) if feature == "tiers"
-        ));
-    }
-
-    #[test]
-    fn each_thing_that_does_not_fit_is_named() {
-        use SuperblockError as E;
-        assert!(matches!(Superblock::parse(b"{"), Err(E::NotJson(_))));
-        assert!(matches!(Superblock::parse(b"[]"), Err(E::NotOurs)));
-        assert!(matches!(Superblock::parse(b"{}"), Err(E::NotOurs)));
-        let long = vec![b' '; MAX_SUPERBLOCK_BYTES + 1];
-        assert!(matches!(Superblock::parse(&long), Err(E::TooLong { .. })));
-        assert!(matches!(changed("format", json!("other")), Err(E::NotOurs)));
-        for version in [json!(2), json!(1.0), json!("1"), Value::Null] {
-            assert!(matches!(
-                changed("version", version),
-                Err(E::UnknownVersion { .. })
-            ));
-        }
-        assert!(matches!(
-            changed("compression", json!("zstd")),
-            Err(E::UnknownCompression { .. })
-        ));
-        assert!(matches!(
-            changed("size", json!(1000)),
-            Err(E::InvalidGeometry(_))
-        ));
-        assert!(matches!(
-            changed("block_size", json!(3)),
-            Err(E::InvalidGeometry(_))
-        ));
-        assert!(matches!(
-            changed("size", json!(-4096)),
-            Err(E::InvalidMember(_))
-        ));
-        assert!(matches!(
-            changed("id", Value::Null),
-            Err(E::InvalidMember(_))
-        ));
-        assert!(matches!(
-            changed("created", json!("today")),
-            Err(E::InvalidTime { .. })
-        ));
-    }
-
-    #[test]
-    fn an_altered_superblock_is_damaged_not_misread() {
-        let text = String::from_utf8(sample().to_json().to_vec()).expect("UTF-8");
-        let larger = text.replace("107374182400", "107374444544");
-        assert_ne!(larger, text);
-        assert!(matches!(
-            Superblock::parse(larger.as_bytes()),
-            Err(SuperblockError::WrongChecksum)
-        ));
-    }
-
-    #[test]
-    fn the_longest_label_fits() {
-        let label = "\u{1}".repeat(MAX_LABEL_BYTES);
-        let long = Superblock { label, ..sample() };
-        assert_eq!(Superblock::parse(&long.to_json()).expect("parses"), long);
-    }
 }
