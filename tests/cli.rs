@@ -465,3 +465,171 @@ fn help_and_version_are_answers() {
         assert!(help.contains(verb), "{verb}");
     }
 }
+
+// ---- encrypted disks ----
+
+/// A file with some content that only its owner can read, in a directory of its own.
+fn secret_file(content: &str) -> (TempDir, String) {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("secret");
+    std::fs::write(&path, content).expect("write");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("mode");
+    let path = path.to_str().expect("path").to_owned();
+    (directory, path)
+}
+
+/// What makes trying a passphrase cheap.
+const CHEAP: [&str; 4] = ["--kdf-time", "1ms", "--kdf-memory", "64k"];
+
+/// A bucket with an encrypted disk that the passphrase "first" opens.
+fn encrypted() -> (TempDir, String) {
+    let (directory, url) = bucket();
+    let (_kept, first) = secret_file("first\nsecond line\n");
+    let mut line = vec!["create", &url, "--size", "1m", "--encrypt"];
+    line.extend(["--label", "private", "--passphrase-file", &first]);
+    line.extend(CHEAP);
+    done(&line);
+    (directory, url)
+}
+
+const FIRST: [&str; 2] = ["--passphrase-command", "echo first"];
+const SECOND: [&str; 2] = ["--passphrase-command", "printf second"];
+const WRONG: [&str; 2] = ["--passphrase-command", "echo wrong"];
+
+fn with<'a>(line: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [line, more].concat()
+}
+
+#[test]
+fn without_its_passphrase_an_encrypted_disk_shows_what_is_public_and_no_more() {
+    let (directory, url) = encrypted();
+    let text = done(&["info", &url]);
+    assert!(
+        text.contains("1 MiB") && text.contains("takes a passphrase"),
+        "{text}"
+    );
+    assert!(!text.contains("private"), "{text}");
+    let text = done(&with(&["info", &url], &FIRST));
+    assert!(
+        text.contains("private") && text.contains("nobody"),
+        "{text}"
+    );
+    let json = done(&["info", &url, "--json"]);
+    let figures: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(figures["encrypted"], true);
+    assert_eq!(figures["label"], serde_json::Value::Null);
+    assert_eq!(figures["key_slots"], 1);
+    for (path, (_, content)) in contents(directory.path()) {
+        let content = String::from_utf8_lossy(&content).into_owned();
+        // The sealed member has the same name as the label.
+        let content = content.replace("\"private\":", "");
+        for secret in ["private", "first"] {
+            assert!(!content.contains(secret), "{}: {content}", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_wrong_passphrase_or_none_is_one_error_and_nothing_is_touched() {
+    let (directory, url) = encrypted();
+    let before = contents(directory.path());
+    let mountpoint = tempfile::tempdir().expect("directory");
+    let at = mountpoint.path().to_str().expect("path");
+    let log = tempfile::NamedTempFile::new().expect("file");
+    let log = log.path().to_str().expect("path");
+    let verbs: [&[&str]; 5] = [
+        &["mount", &url, at, "--log", log],
+        &["delete", &url, "--yes"],
+        &["key", "add", &url, "--new-passphrase-command", "echo x"],
+        &["key", "remove", &url],
+        &["set", &url, "label=x"],
+    ];
+    for line in verbs {
+        let said = refused(16, &with(line, &WRONG));
+        assert!(!said.contains("wrong"), "{line:?}: {said}");
+        let said = refused(16, line);
+        assert!(said.contains("--passphrase-file"), "{line:?}: {said}");
+    }
+    refused(16, &with(&["info", &url], &WRONG));
+    refused(
+        16,
+        &["info", &url, "--passphrase-command", "echo first; false"],
+    );
+    refused(3, &["info", &url, "--key-file", "/nonexistent/key"]);
+    assert_eq!(contents(directory.path()), before);
+}
+
+#[test]
+fn passphrases_are_added_changed_and_removed_but_for_the_last() {
+    let (_directory, url) = encrypted();
+    let (_kept, key) = secret_file("\0any\nbytes\0");
+    let add = with(&["key", "add", &url], &FIRST);
+    let cheap = with(&add, &CHEAP);
+    done(&with(&cheap, &["--new-passphrase-command", "echo second"]));
+    done(&with(&cheap, &["--new-key-file", &key]));
+    refused(
+        4,
+        &with(&cheap, &["--new-passphrase-command", "echo second"]),
+    );
+    done(&with(&["info", &url], &SECOND));
+    done(&["info", &url, "--key-file", &key]);
+    let listed: serde_json::Value =
+        serde_json::from_str(&done(&["key", "list", &url, "--json"])).expect("JSON");
+    assert_eq!(listed["slots"].as_array().expect("slots").len(), 3);
+    assert_eq!(listed["slots"][2]["kind"], "key-file");
+    let change = with(&["key", "change", &url], &SECOND);
+    let change = with(&change, &CHEAP);
+    done(&with(&change, &["--new-passphrase-command", "echo third"]));
+    refused(16, &with(&["info", &url], &SECOND));
+    refused(
+        3,
+        &with(&["key", "remove", &url, "--remove-slot", "7"], &FIRST),
+    );
+    done(&with(
+        &["key", "remove", &url, "--remove-slot", "1"],
+        &FIRST,
+    ));
+    done(&["key", "remove", &url, "--key-file", &key]);
+    refused(16, &["info", &url, "--key-file", &key]);
+    let said = refused(2, &with(&["key", "remove", &url], &FIRST));
+    assert!(said.contains("last"), "{said}");
+    done(&with(&["info", &url], &FIRST));
+    done(&with(&["set", &url, "label=new", "compress=zstd"], &FIRST));
+    let text = done(&with(&["info", &url], &FIRST));
+    assert!(text.contains("new") && text.contains("zstd:3"), "{text}");
+    done(&with(&["delete", &url, "--yes"], &FIRST));
+}
+
+#[test]
+fn a_passphrase_comes_from_the_standard_input_or_from_systemd_too() {
+    let (_directory, url) = encrypted();
+    let (kept, first) = secret_file("first\n");
+    let mut line = command(&["info", &url, "--passphrase-file", "-"]);
+    let input = std::fs::File::open(&first).expect("file");
+    let output = line.stdin(input).output().expect("runs");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("private"));
+    std::fs::rename(&first, kept.path().join("bucketdisk.passphrase")).expect("rename");
+    let mut line = command(&["info", &url]);
+    let output = line.env("CREDENTIALS_DIRECTORY", kept.path()).output();
+    let output = output.expect("runs");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("private"));
+}
+
+#[test]
+fn a_key_for_a_disk_that_is_not_encrypted_is_refused() {
+    let (directory, url) = disk();
+    let before = contents(directory.path());
+    let said = refused(2, &with(&["info", &url], &FIRST));
+    assert!(said.contains("not encrypted"), "{said}");
+    let said = refused(2, &with(&["create", &url, "--size", "1m"], &FIRST));
+    assert!(said.contains("--encrypt"), "{said}");
+    refused(2, &["key", "list", &url]);
+    for setting in ["size=1g", "compress=fast", "label", "label=a label=b"] {
+        let words: Vec<&str> = setting.split(' ').collect();
+        refused(2, &with(&["set", &url], &words));
+    }
+    assert_eq!(contents(directory.path()), before);
+    done(&["set", &url, "label=plain"]);
+    assert!(done(&["info", &url]).contains("plain"));
+}
