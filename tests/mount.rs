@@ -12,6 +12,8 @@ use support::{fsx, s3_server};
 
 #[path = "mount/cache.rs"]
 mod cache;
+#[path = "mount/encryption.rs"]
+mod encryption;
 #[path = "mount/file_systems.rs"]
 mod file_systems;
 #[path = "mount/journal.rs"]
