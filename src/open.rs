@@ -39,6 +39,7 @@ pub use keys::{
 use head::Seen;
 pub use journal::{
     Begun, CacheDirectory, JournalContent, NewJournal, Prepared, Replay, journal_content,
+    journal_keys,
 };
 
 /// How long a connection may take to come about, and one answer to come: beyond it the request counts as failed and is tried again.

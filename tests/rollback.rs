@@ -404,7 +404,7 @@ async fn what_is_accepted_is_what_counts_from_then_on() {
 async fn a_superblock_that_is_older_or_no_longer_encrypted_is_refused() {
     let (bucket, memory) = (bucket().await, Memory::default());
     session(&memory, &bucket, 1).await;
-    for (generation, encrypted, part) in [(1, false, "generation 0"), (0, true, "not encrypted")] {
+    for (generation, encrypted, part) in [(2, false, "generation 1"), (1, true, "not encrypted")] {
         let mut pin = memory.pin().expect("was told");
         pin.superblock.generation = generation;
         pin.superblock.encrypted = encrypted;

@@ -334,6 +334,14 @@ pub struct JournalExportArgs {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
+    /// What opens an encrypted disk, and so its journal.
+    #[command(flatten)]
+    pub key: KeyArgs,
+
+    /// The slot of it.
+    #[command(flatten)]
+    pub slot: SlotArgs,
+
     /// Replace FILE if it is there
     #[arg(long)]
     pub force: bool,

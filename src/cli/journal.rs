@@ -5,7 +5,7 @@ use super::args::{JournalArgs, JournalExportArgs, JournalVerb};
 use super::sparse::{self, Copying, Draft, beside};
 use crate::config::format_size;
 use crate::error::{Error, ErrorKind, Result};
-use crate::open::journal_content;
+use crate::open::{journal_content, journal_keys};
 
 /// Does what is asked of a journal.
 ///
@@ -21,9 +21,12 @@ pub fn run(args: &JournalArgs, context: &Context) -> Result<()> {
 ///
 /// # Errors
 /// `NotFound` where there is no journal, `Busy` where a mount uses it, `Exists` where the file is there; `Damaged` where only a
-/// part of it could be read: the copy is what the journal held up to there.
+/// part of it could be read: the copy is what the journal held up to there. `NoKey` where it is encrypted and nothing opens it.
 fn export(args: &JournalExportArgs, context: &Context) -> Result<()> {
-    let content = journal_content(&args.directory, None)?;
+    let shown = args.directory.display().to_string();
+    let access = args.key.access(&shown, &args.slot);
+    let keys = context.block_on(journal_keys(&args.directory, &access))?;
+    let content = journal_content(&args.directory, keys.as_ref())?;
     let list = beside(&args.file, ".ranges");
     sparse::may_make(&list, args.force)?;
     let draft = Draft::begin(&args.file, args.force)?;

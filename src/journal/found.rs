@@ -413,9 +413,10 @@ impl Found {
     fn check_sealing(&self, segment: &Segment) -> Result<()> {
         match (segment.header.is_sealed(), &self.keys) {
             (true, None) => Err(Error::new(
-                ErrorKind::Denied,
+                ErrorKind::NoKey,
                 format!(
-                    "the journal in {} is encrypted: the key of its disk is needed",
+                    "the journal in {} is encrypted, and what its disk is opened with is not known here: copy disk.json of its bucket \
+                     to superblock.json there",
                     self.files.location()
                 ),
             )),

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::SessionId;
+use super::keys::unlock;
+use super::{Access, SUPERBLOCK_COPY, SessionId};
 use crate::block::Geometry;
 use crate::codec::keys::DiskKeys;
 use crate::config::format_size;
@@ -256,6 +257,33 @@ pub struct JournalContent {
     /// What is wrong with it: the content is what it holds up to there.
     pub damage: Option<Error>,
     _lock: DirectoryLock,
+}
+
+/// The keys of the journal in a directory, by the copy of the superblock that its mounts leave there; `None` where the disk is not
+/// encrypted.
+///
+/// # Errors
+/// Those of opening an encrypted disk; `Damaged` where the copy is; `System`.
+pub async fn journal_keys(directory: &Path, access: &Access) -> Result<Option<Arc<DiskKeys>>> {
+    let path = directory.join(SUPERBLOCK_COPY);
+    let shown = path.display();
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        // Of a disk that was never mounted with a journal, or by a program that left no copy.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => {
+            let text = format!("cannot read {shown}");
+            return Err(Error::new(ErrorKind::System, text).with_source(e));
+        }
+    };
+    let superblock = Superblock::parse(&text).map_err(|e| {
+        let text = format!("{shown} is damaged: copy disk.json of the bucket there");
+        Error::new(ErrorKind::Damaged, text).with_source(e)
+    })?;
+    if superblock.encryption.is_none() {
+        return Ok(None);
+    }
+    Ok(unlock(superblock, access).await?.keys().cloned())
 }
 
 /// Reads the journal in a directory that no mount uses.

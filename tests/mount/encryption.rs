@@ -115,3 +115,99 @@ fn a_passphrase_is_asked_for_on_the_terminal_before_the_daemon_leaves_it() {
     let (code, said) = at_a_terminal("a,b,c", &[]);
     assert_eq!(code, Some(16), "{said}");
 }
+
+/// Whether any file below a folder holds a text.
+fn holds(folder: &str, text: &str) -> bool {
+    let found = Command::new("grep").args(["-rlaF", text, folder]).output();
+    !found.expect("grep runs").stdout.is_empty()
+}
+
+#[test]
+fn what_was_flushed_before_a_kill_is_in_the_journal_for_who_has_the_passphrase_alone() {
+    if !can_mount(
+        "what_was_flushed_before_a_kill_is_in_the_journal_for_who_has_the_passphrase_alone",
+    ) {
+        return;
+    }
+    let (machine, url) = with_directory();
+    let bucket = url.strip_prefix("file://").expect("a directory");
+    let marker = b"a marker that is nowhere to be read".repeat(2000);
+    let known = "a marker that is nowhere";
+    let key = machine.path().join("key");
+    std::fs::write(&key, [7; 64]).expect("write");
+    let key = key.to_str().expect("UTF-8");
+    let cache = machine.path().join("journal");
+    let cache = cache.to_str().expect("UTF-8");
+    let lazy = ["--flush", "journal", "--commit-interval", "1h"];
+    let at = ["--key-file", key, "--cache-dir", cache];
+    let options = [&NEW[..], &lazy, &at].concat();
+    let disk = machine.mount(&url, "disk", &options);
+    write_at(&disk, 100_000, &marker, true);
+    disk.kill();
+    assert!(!holds(cache, known) && !holds(bucket, known));
+
+    let file = machine.path().join("copy");
+    let file = file.to_str().expect("UTF-8");
+    let export = ["journal", "export", cache, file];
+    let refused = machine.try_run(&export);
+    assert_eq!(refused.status.code(), Some(16), "{refused:?}");
+    machine.run(&[&export[..], &["--key-file", key]].concat());
+    let copy = std::fs::read(file).expect("the copy");
+    assert_eq!(copy[100_000..][..marker.len()], marker);
+
+    let disk = machine.mount(&url, "disk", &[&lazy[..], &at].concat());
+    assert_eq!(read_at(&disk, 100_000, marker.len()), marker);
+    disk.umount();
+    // Read again, from the bucket into the cache on the local disk.
+    let disk = machine.mount(&url, "disk", &at);
+    assert_eq!(read_at(&disk, 100_000, marker.len()), marker);
+    disk.umount();
+    assert!(!holds(cache, known) && !holds(bucket, known));
+}
+
+/// `tests/decode.py` knows of the format what its description says.
+#[test]
+fn an_independent_program_reads_a_disk_that_is_encrypted_and_compressed() {
+    if !can_mount("an_independent_program_reads_a_disk_that_is_encrypted_and_compressed") {
+        return;
+    }
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    for compression in ["none", "zstd", "lz4", "zlib"] {
+        let (machine, url) = with_directory();
+        let bucket = url.strip_prefix("file://").expect("a directory");
+        let passphrase = machine.path().join("passphrase");
+        std::fs::write(&passphrase, "secret\n").expect("write");
+        let given = passphrase.to_str().expect("UTF-8");
+        let open = ["--passphrase-file", given];
+        let new = ["--compress", compression, "--label", "office"];
+        let options = [&NEW[..], &new, &open].concat();
+        let text = b"what shrinks, and is read again by somebody else. ".repeat(20_000);
+        let disk = machine.mount(&url, "disk", &options);
+        write_at(&disk, 1000, &text, true);
+        disk.umount();
+        // What is in the superblock from now on is another generation, and what was packed before stays as it is.
+        machine.run(&[&["set", &url, "compress=none", "label=büro"][..], &open].concat());
+        let disk = machine.mount(&url, "disk", &open);
+        write_at(&disk, 3 << 20, &text[..100_000], true);
+        disk.umount();
+
+        let image = machine.path().join("image");
+        let mut decode = Command::new(&python);
+        decode.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/decode.py"));
+        decode.arg(bucket).arg(&image);
+        decode.arg(format!("--passphrase-file={given}"));
+        let told = run(&mut decode);
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        assert_eq!(told["superblock"]["label"], "büro");
+        assert_eq!(told["superblock"]["generation"], 2);
+        let image = std::fs::read(image).expect("the image");
+        assert_eq!(image.len(), 4 << 20);
+        assert_eq!(image[1000..][..text.len()], text, "{compression}");
+        assert_eq!(image[3 << 20..][..100_000], text[..100_000]);
+        let other = image[1000 + text.len()..3 << 20].iter();
+        assert!(other.chain(&image[..1000]).all(|byte| *byte == 0));
+        std::fs::write(&passphrase, "Secret\n").expect("write");
+        let refused = decode.output().expect("runs");
+        assert!(!refused.status.success());
+    }
+}
