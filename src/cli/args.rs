@@ -147,7 +147,8 @@ pub struct NewDiskArgs {
     pub label: String,
 
     /// How new blocks are compressed: none, zstd[:1-19], lz4, zlib[:1-9]
-    #[arg(long, value_name = "METHOD", default_value = "none", value_parser = compression)]
+    // Measured (README.md, Compression): the least CPU time of those that store less than half, and no slower than any.
+    #[arg(long, value_name = "METHOD", default_value = "zstd:1", value_parser = compression)]
     pub compress: Compression,
 
     /// Encrypt everything: with a passphrase that is asked for, or as the options for passphrases say
