@@ -214,7 +214,9 @@ impl Found {
                 .replay_segment(current, at, &mut replayed, visit)
                 .map_err(|e| self.failed(e))??;
             replayed.segments.insert(current.header.number, ended);
-            let next = self.segments.values().find(|s| {
+            // Numbers ascend along the log, so it cannot lead back to itself.
+            let later = self.segments.range(current.header.number + 1..);
+            let next = later.map(|(_, segment)| segment).find(|s| {
                 s.header.previous == current.header.number && s.header.previous_end == replayed.end
             });
             let Some(next) = next else {

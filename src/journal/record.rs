@@ -22,6 +22,8 @@ pub(super) const HEADER_BYTES: usize = 64;
 
 const MAGIC: [u8; 4] = *b"BDJr";
 const CHECKED: usize = 56;
+/// No segment and no record ever has this number or one beyond it: what names one was never written by this program, and is not counted on from.
+pub(super) const NO_NUMBER: u64 = 1 << 62;
 /// Bytes of what stands for the payload.
 pub(super) const CHECK_BYTES: usize = 16;
 /// What of a header a tag covers; its last 16 bytes are hidden.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::cipher::{NO_SALT, SALT_BYTES, Sealer};
 use super::files::LocalFile;
-use super::record::{CHECK_BYTES, HEADER_BYTES, Kind, Record, check, get, put};
+use super::record::{CHECK_BYTES, HEADER_BYTES, Kind, NO_NUMBER, Record, check, get, put};
 use crate::codec::keys::DiskKeys;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Plain;
@@ -63,8 +63,11 @@ impl SegmentHeader {
         let sound = header[..4] == MAGIC
             && header[4..8] == VERSION.to_le_bytes()
             && get(header, CHECKED) == sum;
+        let plausible = [8, 16, 24, 32]
+            .iter()
+            .all(|at| get(header, *at) < NO_NUMBER);
         let salt = header[SALT..CHECKED].try_into().ok()?;
-        sound.then(|| SegmentHeader {
+        (sound && plausible).then(|| SegmentHeader {
             number: get(header, 8),
             previous: get(header, 16),
             first: get(header, 24),

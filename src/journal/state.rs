@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use super::files::LocalFile;
 use super::log::Mark;
-use super::record::{check, get, put};
+use super::record::{NO_NUMBER, check, get, put};
 
 /// The file's name.
 pub(super) const NAME: &str = "state";
@@ -115,6 +115,11 @@ impl State {
         let segment_bytes = get(slot, 112);
         let fits = (SMALLEST..=LARGEST).contains(&segment_bytes);
         if !fits || !segment_bytes.is_multiple_of(SMALLEST) {
+            return None;
+        }
+        let numbers = [24, 72, 88, 96, 104].map(|at| get(slot, at));
+        let plausible = numbers.iter().all(|number| *number < NO_NUMBER);
+        if !plausible || get(slot, 80) > segment_bytes {
             return None;
         }
         let wide = |at: usize| Some(u128::from_le_bytes(slot.get(at..at + 16)?.try_into().ok()?));
