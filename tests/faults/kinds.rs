@@ -272,7 +272,7 @@ async fn a_listing_in_pages_shows_no_mixture_of_states() {
     let going_on = tokio::spawn(async move {
         for fill in 10..200 {
             overwrite(&writer, fill..fill + 1).await.expect("writes");
-            sleep(Duration::from_millis(400)).await;
+            sleep(Duration::from_millis(800)).await;
         }
     });
     let mut mounts = 0;

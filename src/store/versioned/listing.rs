@@ -19,15 +19,19 @@ use super::keys;
 use super::load::Wanted;
 use super::objects::{Numbers, Objects, Stored};
 use super::record::{Record, RecordBody};
-use super::replay::Replay;
+use super::replay::{self, Replay};
 use super::{OnProgress, Progress};
 
-/// Builds the state as of record `wanted.end` from a listing. `None` where a record has gone meanwhile.
+/// Records by their number.
+pub(super) type Records = BTreeMap<Seq, Stored>;
+
+/// Builds the state as of record `wanted.end` from a listing, and answers it with the records that it has read. `None` where one has gone
+/// meanwhile.
 pub(super) async fn rebuild(
     objects: &Objects,
     wanted: &Wanted<'_>,
     records: &Numbers,
-) -> Result<Option<Replay>> {
+) -> Result<Option<(Replay, Records)>> {
     let Some(records) = read_records(objects, wanted, records).await? else {
         return Ok(None);
     };
@@ -43,6 +47,7 @@ pub(super) async fn rebuild(
         },
     };
     let claims = claims(checkpoint.as_ref(), &records);
+    check_chain(&records, &claims)?;
     for stored in records
         .values()
         .filter(|stored| !stored.record.is_claim() || claims.contains(&stored.record.seq))
@@ -87,7 +92,22 @@ pub(super) async fn rebuild(
     for stored in records.values() {
         punch_holes(&mut replay, &stored.record);
     }
-    Ok(Some(replay))
+    Ok(Some((replay, records)))
+}
+
+/// Whether each record names the one before it, where that is there. Void claims are in nobody's chain.
+fn check_chain(records: &Records, claims: &BTreeSet<Seq>) -> Result<()> {
+    let is_void = |stored: &Stored| {
+        let record = &stored.record;
+        record.is_claim() && !claims.contains(&record.seq)
+    };
+    for (one, next) in records.values().zip(records.values().skip(1)) {
+        let follows = one.record.seq.next() == Some(next.record.seq);
+        if follows && !is_void(one) && !is_void(next) {
+            replay::check_follows(&next.record, one.digest)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the blocks that a record made holes of, and that were not written again later.
@@ -124,7 +144,7 @@ fn punch_holes(replay: &mut Replay, record: &Record) {
 }
 
 /// The claims up to the end that are not void: the newest, and from each the one before it.
-fn claims(checkpoint: Option<&Checkpoint>, records: &BTreeMap<Seq, Stored>) -> BTreeSet<Seq> {
+fn claims(checkpoint: Option<&Checkpoint>, records: &Records) -> BTreeSet<Seq> {
     let mut at = match checkpoint {
         Some(checkpoint) => checkpoint.last.claim,
         None => records
@@ -144,7 +164,7 @@ async fn read_records(
     objects: &Objects,
     wanted: &Wanted<'_>,
     records: &Numbers,
-) -> Result<Option<BTreeMap<Seq, Stored>>> {
+) -> Result<Option<Records>> {
     let numbers: Vec<Seq> = records.range(..=wanted.end).map(|(seq, _)| *seq).collect();
     let read: Vec<Option<Stored>> = stream::iter(numbers)
         .map(|seq| objects.record(seq))

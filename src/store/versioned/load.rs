@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::object::ObjectEntry;
 
 use super::checkpoint::Checkpoint;
+use super::listing::Records;
 use super::objects::{Numbers, Objects, Stored};
 use super::pin::End;
 use super::record::{Digest, Record, RecordBody, SessionId};
@@ -238,6 +239,7 @@ pub(super) enum Reading {
 pub(super) async fn load(objects: &Objects, wanted: &Wanted<'_>) -> Result<Reading> {
     (wanted.progress)(Progress::ReadingMap);
     let mut gaps_without_checkpoint = 0;
+    let mut gap: Option<Gap> = None;
     for _ in 0..TRIES {
         let checkpoints = objects.checkpoint_numbers().await?;
         let newest = last(&checkpoints);
@@ -254,7 +256,10 @@ pub(super) async fn load(objects: &Objects, wanted: &Wanted<'_>) -> Result<Readi
             tokio::time::sleep(LAG_PAUSE).await;
             continue;
         }
-        let complete = (newest.0..wanted.end.0).all(|n| records.contains_key(&Seq(n + 1)));
+        let mut needed = (newest.0..wanted.end.0).map(|before| Seq(before + 1));
+        let missing = needed.find(|seq| !records.contains_key(seq));
+        gap = missing.map(|missing| Gap::seen(gap, newest, missing));
+        let complete = missing.is_none();
         if !complete && newest == Seq(0) {
             gaps_without_checkpoint += 1;
         }
@@ -268,7 +273,8 @@ pub(super) async fn load(objects: &Objects, wanted: &Wanted<'_>) -> Result<Readi
         let replay = if listed {
             listing::rebuild(objects, wanted, &records).await
         } else {
-            from_log(objects, wanted, newest).await
+            let replay = from_log(objects, wanted, newest).await;
+            replay.map(|replay| replay.map(|replay| (replay, Records::new())))
         };
         if matches!(replay, Ok(None)) {
             continue;
@@ -277,13 +283,18 @@ pub(super) async fn load(objects: &Objects, wanted: &Wanted<'_>) -> Result<Readi
         if last(&objects.checkpoint_numbers().await?) != newest {
             continue;
         }
-        let Some(replay) = replay? else { continue };
+        let Some((replay, read)) = replay? else {
+            continue;
+        };
         // What has been superseded since is deleted some time later: a listing that took as long may have found a hole in its place.
         if listed
             && wanted.since.elapsed() >= GRACE
             && was_changed_since(objects, wanted.end).await?
         {
             return Ok(Reading::Passed);
+        }
+        if listed && complete && !agrees_with_log(objects, newest, &replay, &read).await? {
+            continue;
         }
         (wanted.progress)(Progress::MapKnown {
             stored: replay.map.len(),
@@ -296,7 +307,72 @@ pub(super) async fn load(objects: &Objects, wanted: &Wanted<'_>) -> Result<Readi
             store_time,
         })));
     }
-    Err(restless())
+    Err(match gap {
+        Some(gap) if gap.times == TRIES => lost_record(gap.missing),
+        _ => restless(),
+    })
+}
+
+/// A record that is needed, and missing.
+#[derive(Debug, Clone, Copy)]
+struct Gap {
+    /// The checkpoint after which it is.
+    checkpoint: Seq,
+    missing: Seq,
+    /// How often it was missing in one go.
+    times: usize,
+}
+
+impl Gap {
+    fn seen(before: Option<Gap>, checkpoint: Seq, missing: Seq) -> Gap {
+        let same = before.filter(|gap| (gap.checkpoint, gap.missing) == (checkpoint, missing));
+        Gap {
+            checkpoint,
+            missing,
+            times: same.map_or(0, |gap| gap.times) + 1,
+        }
+    }
+}
+
+/// Whether checkpoint and log, as far as they can be read, say the same as a listing: a listing alone takes a block that was lost for a
+/// hole, or for what it was before. `false` where the checkpoint has gone meanwhile.
+///
+/// # Errors
+/// `Damaged`, naming the first block of which they say something else.
+async fn agrees_with_log(
+    objects: &Objects,
+    checkpoint: Seq,
+    listed: &Replay,
+    records: &Records,
+) -> Result<bool> {
+    let mut known = match before_log(objects, checkpoint).await {
+        Ok(Some(known)) => known,
+        Ok(None) => return Ok(false),
+        // A listing is how to do without it.
+        Err(error) if error.kind() == ErrorKind::Damaged => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    for (_, stored) in records.range(Seq(checkpoint.0.saturating_add(1))..) {
+        known.apply(stored)?;
+    }
+    let (mut ours, mut theirs) = (known.map.iter(), listed.map.iter());
+    loop {
+        let (one, other) = (ours.next(), theirs.next());
+        if one == other {
+            match one {
+                Some(_) => continue,
+                None => return Ok(true),
+            }
+        }
+        let first = one.into_iter().chain(other).min_by_key(|(index, _)| *index);
+        let Some((index, version)) = first else {
+            return Ok(true);
+        };
+        let damaged = objects.damaged(index, &keys::block(index, version));
+        return Err(damaged.within(
+            "a listing of the blocks does not show what the log says: mount without --list-blocks",
+        ));
+    }
 }
 
 /// Checkpoint and the records after it. `None` where one of them has gone meanwhile.
@@ -305,13 +381,8 @@ async fn from_log(
     wanted: &Wanted<'_>,
     checkpoint: Seq,
 ) -> Result<Option<Replay>> {
-    let mut replay = if checkpoint == Seq(0) {
-        Replay::empty(objects.geometry.blocks())?
-    } else {
-        match objects.checkpoint(checkpoint).await? {
-            Some(checkpoint) => Replay::from_checkpoint(checkpoint),
-            None => return Ok(None),
-        }
+    let Some(mut replay) = before_log(objects, checkpoint).await? else {
+        return Ok(None);
     };
     let numbers = (checkpoint.0..wanted.end.0).map(|before| Seq(before + 1));
     let mut records = stream::iter(numbers)
@@ -324,6 +395,15 @@ async fn from_log(
         }
     }
     Ok(Some(replay))
+}
+
+/// The state of a checkpoint, 0 for that of a new disk. `None` where it has gone meanwhile.
+async fn before_log(objects: &Objects, checkpoint: Seq) -> Result<Option<Replay>> {
+    if checkpoint == Seq(0) {
+        return Replay::empty(objects.geometry.blocks()).map(Some);
+    }
+    let checkpoint = objects.checkpoint(checkpoint).await?;
+    Ok(checkpoint.map(Replay::from_checkpoint))
 }
 
 /// Whether the disk has changed, as far as can be known, since a record. The log is looked at first: a commit that is pruned before
@@ -371,6 +451,15 @@ fn blocks_without_log(objects: &Objects, block: &str) -> Error {
 /// The highest number; 0 if there is none.
 pub(super) fn last(numbers: &Numbers) -> Seq {
     numbers.last_key_value().map_or(Seq(0), |(seq, _)| *seq)
+}
+
+/// The error for a log of which one record is missing for good.
+fn lost_record(seq: Seq) -> Error {
+    let text = format!(
+        "log record {} is missing: put the object back as it was",
+        keys::record(seq)
+    );
+    Error::new(ErrorKind::Damaged, text)
 }
 
 fn restless() -> Error {

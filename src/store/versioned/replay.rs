@@ -7,7 +7,7 @@ use super::checkpoint::{Checkpoint, Garbage, LastSession};
 use super::keys;
 use super::map::BlockMap;
 use super::objects::Stored;
-use super::record::{Digest, RecordBody};
+use super::record::{Digest, Record, RecordBody};
 
 /// The state as of one record.
 #[derive(Debug)]
@@ -65,13 +65,10 @@ impl Replay {
     /// `Damaged` where the record does not follow this state: another number, or the digest of another predecessor.
     pub(super) fn apply(&mut self, stored: &Stored) -> Result<()> {
         let record = &stored.record;
-        if Some(record.seq) != self.seq.next() || record.previous != self.digest {
-            let text = format!(
-                "log record {} does not follow the one before it: the log was altered",
-                keys::record(record.seq)
-            );
-            return Err(Error::new(ErrorKind::Damaged, text));
+        if Some(record.seq) != self.seq.next() {
+            return Err(altered(record));
         }
+        check_follows(record, self.digest)?;
         if let RecordBody::Commit { stored, holes } = &record.body {
             for index in stored {
                 if let Some(version) = self.map.insert(*index, record.seq) {
@@ -127,6 +124,25 @@ impl Replay {
             RecordBody::Commit { .. } | RecordBody::Heartbeat => {}
         }
     }
+}
+
+/// Whether a record names the one before it, of that digest.
+///
+/// # Errors
+/// `Damaged` where it names another.
+pub(super) fn check_follows(record: &Record, previous: Digest) -> Result<()> {
+    match record.previous == previous {
+        true => Ok(()),
+        false => Err(altered(record)),
+    }
+}
+
+fn altered(record: &Record) -> Error {
+    let text = format!(
+        "log record {} does not follow the one before it: the log was altered",
+        keys::record(record.seq)
+    );
+    Error::new(ErrorKind::Damaged, text)
 }
 
 /// An empty map.
