@@ -169,6 +169,25 @@ async fn a_flush_fails_for_as_long_as_a_written_block_cannot_be_completed_and_no
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_look_at_a_damaged_block_is_counted_and_no_other() {
+    let damaged = Damaged::new().await;
+    let counted = || damaged.disk.status().damaged_blocks_read;
+    assert_eq!(counted(), 0);
+    // To read ahead is to look, too.
+    damaged.reads_what_was_written().await;
+    let to_read = counted();
+    assert!(to_read > 0);
+    damaged.flush().await;
+    let to_commit = counted();
+    assert!(to_commit > to_read, "a commit looks at it, too");
+    let whole = Change::Put(damaged.key.clone(), damaged.whole.clone());
+    damaged.bucket.apply(whole);
+    damaged.disk.flush().await.expect("can be completed now");
+    content(&damaged.disk).await;
+    assert_eq!(counted(), to_commit);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_damaged_block_that_is_written_to_its_ends_or_discarded_is_as_good_as_new() {
     for (discard, parts) in [(false, 1), (false, 4), (true, 1)] {
         let mut damaged = Damaged::new().await;

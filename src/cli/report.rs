@@ -239,8 +239,11 @@ impl Report {
 
     fn errors(&self) -> String {
         let mut text = format!(
-            "{} failed reads; {} failed requests, {} tried again",
-            self.disk.read_errors, self.traffic.errors, self.traffic.retries
+            "{} failed reads, {} times a damaged block; {} failed requests, {} tried again",
+            self.disk.read_errors,
+            self.disk.damaged_blocks_read,
+            self.traffic.errors,
+            self.traffic.retries
         );
         if let Some(trouble) = self.trouble() {
             text.push_str(&format!("; now: {trouble}"));

@@ -44,6 +44,8 @@ pub(super) struct Reader {
     ahead: ReadAhead,
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
+    /// Fetches that found the block damaged or missing.
+    pub(super) damaged: AtomicU64,
 }
 
 impl Reader {
@@ -72,6 +74,7 @@ impl Reader {
             runtime,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
         })
     }
 
@@ -115,8 +118,9 @@ impl Reader {
             let reader = Arc::clone(self);
             let task = self.runtime.spawn(async move {
                 let fetched = reader.store.read(key.0, key.1).await.map_err(Arc::new);
-                if let Ok(block) = &fetched {
-                    reader.cache.insert(key, block.clone());
+                match &fetched {
+                    Ok(block) => reader.cache.insert(key, block.clone()),
+                    Err(error) => reader.count_if_damaged(error),
                 }
                 reader.in_flight.remove(&key);
                 fetched
@@ -131,6 +135,12 @@ impl Reader {
             outcome.boxed().shared()
         });
         shared.clone()
+    }
+
+    fn count_if_damaged(&self, error: &ReadError) {
+        if matches!(error, ReadError::Failed(error) if error.kind() == ErrorKind::Damaged) {
+            self.damaged.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// A block as the store has it; `None` where it is a hole.

@@ -55,6 +55,8 @@ pub struct DiskStatus {
     pub cache_misses: u64,
     /// Reads that failed for good.
     pub read_errors: u64,
+    /// Fetches of a block, to answer a read or to complete a commit, that found its object damaged or missing.
+    pub damaged_blocks_read: u64,
     /// The store's own figures.
     pub store: StoreStatus,
 }
@@ -114,6 +116,7 @@ impl Disk {
             cache_hits: self.reader.hits.load(Ordering::Relaxed),
             cache_misses: self.reader.misses.load(Ordering::Relaxed),
             read_errors: self.read_errors.load(Ordering::Relaxed),
+            damaged_blocks_read: self.reader.damaged.load(Ordering::Relaxed),
             store: self.reader.store().status(),
         }
     }
