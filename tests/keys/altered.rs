@@ -39,7 +39,8 @@ async fn every_member_of_an_encrypted_disk_s_superblock_is_authenticated() {
     let sound = members(&body);
     let control = Superblock::parse(&resealed(sound.clone())).expect("parses");
     open_at(control, "b").expect("opens");
-    let altered: [(&str, fn(&mut Map<String, Value>)); 11] = [
+    type Alter = fn(&mut Map<String, Value>);
+    let altered: [(&str, Alter); 11] = [
         ("size", |m| drop(m.insert("size".into(), json!(2 << 20)))),
         ("block size", |m| {
             drop(m.insert("block_size".into(), json!(8192)));

@@ -40,7 +40,8 @@ fn gets(disk: &Mount<'_>) -> u64 {
 
 /// A machine with a filled disk of 32 MiB in a directory, of which no cache knows.
 fn filled(machine: &Machine, url: &str) {
-    let options = ["--create", "--size", "32m", "--block-size", "64k"];
+    let new = ["--create", "--size", "32m", "--block-size", "64k"];
+    let options = [&new[..], &["--compress", "none"]].concat();
     let disk = machine.mount(url, "disk", &options);
     write_at(&disk, MIB, &data(), true);
     disk.umount();

@@ -77,7 +77,8 @@ fn a_full_store_fails_the_flush_and_loses_nothing() {
         .arg(&small));
     let small = FileSystem { directory: small };
     let url = format!("file://{}", small.directory.display());
-    let disk = machine.mount(&url, "disk", &["--create", "--size", "64m"]);
+    let new = ["--create", "--size", "64m", "--compress", "none"];
+    let disk = machine.mount(&url, "disk", &new);
     let data: Vec<u8> = (0..12_000_000u32).map(|n| (n % 251) as u8 + 1).collect();
     write_at(&disk, 0, &data, false);
     let file = fs::OpenOptions::new()

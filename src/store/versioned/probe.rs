@@ -31,7 +31,7 @@ pub(super) async fn create_if_absent(
 /// The same for a change of the superblock, whose probe is as random as anything.
 ///
 /// # Errors
-/// As [`create_if_absent`].
+/// Those of the object client; `Unsupported` where it does not work and that is not accepted.
 pub async fn fences(client: &Arc<dyn ObjectClient>, accepted: bool) -> Result<bool> {
     create_if_absent(client, Sources::system().id(), accepted).await
 }
