@@ -15,7 +15,7 @@
 //! disk         bytes to blocks: dirty data in epochs, write-back, flush, read cache in memory, read-ahead
 //! store        blocks to objects: `versioned`, the native layout, with claims, commits and checkpoints
 //! cache        blocks' objects on the local disk, as the store has them: the read cache's second tier
-//! codec        an object's header and checksum; pure functions of bytes
+//! codec        an object's header, packing, and checksum or seal; keys and key slots; pure functions of bytes
 //! object       put, get, delete, list over real stores; the decorators that retry, limit and count
 //! local        what this machine remembers of a disk; config: sizes and times as users write them
 //! secret       keys and passphrases in memory
@@ -34,10 +34,17 @@
 //! journal's space is given back. A flush returns when the journal is durable on the local disk, or where that is asked for, or there
 //! is none, when that record is acknowledged.
 //!
+//! # Packing and sealing
+//!
+//! The codec turns a block into its object on a thread of its own, packed and sealed, just before it is put, and back just after it was
+//! fetched; so what the cache on the local disk holds is packed and sealed, too. The journal seals what it is given itself, since it is read
+//! back in parts. Keys come from [`open`], which unlocks the superblock, and live in [`secret`]'s memory; nothing above the store knows of
+//! them.
+//!
 //! # Where the next rooms go
 //!
-//! Compression and AEAD are codecs, so that what the cache on the local disk holds is compressed and encrypted; another layout is another
-//! [`store::BlockStore`], which can use the same [`cache::ObjectCache`]; NBD is another frontend; Swift is another [`object::ObjectClient`].
+//! Another layout is another [`store::BlockStore`], which can use the same [`cache::ObjectCache`]; NBD is another frontend; Swift is
+//! another [`object::ObjectClient`].
 
 pub mod block;
 pub mod cache;

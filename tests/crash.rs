@@ -69,9 +69,10 @@ fn kinds() -> [&'static Kind; 3] {
     [one.expect("ext4, xfs or btrfs"); 3]
 }
 
-/// The seed of a disk: odd where its machine keeps a journal.
+/// The seed of a disk: odd where its machine keeps a journal. Of the first disks of the three kinds some do and some do not, and some are
+/// encrypted.
 fn seed_of_disk(seed: u64, disk: u64) -> u64 {
-    let seed = seed.wrapping_mul(1000).wrapping_add(disk);
+    let seed = seed.wrapping_mul(1001).wrapping_add(disk);
     match std::env::var("BUCKETDISK_CRASH_KEEPS").as_deref() {
         Err(_) => seed,
         Ok("journal") => seed.wrapping_mul(2) | 1,
@@ -104,9 +105,12 @@ fn kills(kind: &'static Kind, kills: u32, seed: u64, source: &Path) -> Tally {
         if tally.kills >= kills {
             break;
         }
-        let (bucket, machine) = Bucket::new((seed + disk) % 4 == 3);
+        let (bucket, mut machine) = Bucket::new((seed + disk) % 4 == 3);
         let some = (kills - tally.kills).min(KILLS_OF_A_DISK);
         let seed_of_disk = seed_of_disk(seed, disk);
+        if life::is_encrypted(seed_of_disk) {
+            machine = machine.with_passphrase();
+        }
         let life = AssertUnwindSafe(|| {
             Life::run(
                 kind,

@@ -69,3 +69,29 @@ impl Sealer {
         nonce
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::codec::keys::MasterKey;
+    use crate::secret::Key;
+
+    #[test]
+    fn the_same_bytes_are_sealed_differently_in_every_segment_and_at_every_place() {
+        let keys = Arc::new(DiskKeys::derive(&MasterKey(Key::fresh()), Uuid::nil()));
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..3 {
+            let sealer = Sealer::new(Arc::clone(&keys), fresh_salt());
+            for at in [64, 128] {
+                let mut payload = [7; 32];
+                sealer.seal(at, b"header", &mut payload);
+                assert!(seen.insert(payload));
+                let mut place = [7; 32];
+                sealer.hide(at, &mut place);
+                assert!(seen.insert(place), "by another key than the payload");
+            }
+        }
+    }
+}

@@ -48,6 +48,7 @@ pub struct Life<'a> {
     memory: PathBuf,
     /// The machine keeps a journal, which flushes wait for, and goes on with it; without, all it keeps is forgotten after a kill.
     journal: bool,
+    encrypted: bool,
     random: SmallRng,
     raw: Raw,
     writers: Vec<Writer>,
@@ -67,8 +68,14 @@ fn more_options(kind: &Kind, random: &mut SmallRng) -> &'static str {
     more[random.random_range(0..more.len())]
 }
 
+/// Whether the disk of a seed is encrypted: every other one of those with a journal, and of those without.
+pub fn is_encrypted(seed: u64) -> bool {
+    seed / 2 % 2 == 1
+}
+
 impl<'a> Life<'a> {
-    /// Runs until there were so many kills. Every other seed is that of a machine with a journal.
+    /// Runs until there were so many kills. Every other seed is that of a machine with a journal. Where the disk [`is_encrypted`], the
+    /// machine has its passphrase.
     ///
     /// # Errors
     /// What came back and should not have, or did not come back.
@@ -82,7 +89,7 @@ impl<'a> Life<'a> {
         tally: &'a mut Tally,
     ) -> Result<(), String> {
         let mut random = SmallRng::seed_from_u64(seed);
-        let journal = seed % 2 == 1;
+        let (journal, encrypted) = (seed % 2 == 1, is_encrypted(seed));
         let stamps = Stamps::new(seed);
         let options = format!("{}{}", kind.options, more_options(kind, &mut random));
         let promise = Promise {
@@ -98,10 +105,11 @@ impl<'a> Life<'a> {
         });
         let writers = writers.collect();
         println!(
-            "{}: a new disk on {}, {options}{}",
+            "{}: a new disk on {}, {options}{}{}",
             kind.name,
             bucket.store(),
-            if journal { ", with a journal" } else { "" }
+            if journal { ", with a journal" } else { "" },
+            if encrypted { ", encrypted" } else { "" }
         );
         let mut life = Life {
             kind,
@@ -110,6 +118,7 @@ impl<'a> Life<'a> {
             bucket,
             memory: PathBuf::new(),
             journal,
+            encrypted,
             random,
             raw,
             writers,
@@ -142,14 +151,13 @@ impl<'a> Life<'a> {
     fn begin(&mut self) -> Result<Stage<'a>, String> {
         let size = (FILE_SYSTEM + RAW).to_string();
         let block = ["16k", "64k", "256k"][self.random.random_range(0..3)];
-        self.machine.run(&[
-            "create",
-            self.bucket.url(),
-            "--size",
-            &size,
-            "--block-size",
-            block,
-        ]);
+        let compress = ["none", "zstd:1", "lz4"][self.random.random_range(0..3)];
+        let mut create = vec!["create", self.bucket.url(), "--size", &size];
+        create.extend(["--block-size", block, "--compress", compress]);
+        if self.encrypted {
+            create.extend(["--encrypt", "--kdf-time", "1ms", "--kdf-memory", "64k"]);
+        }
+        self.machine.run(&create);
         let disk = self.mount();
         let id = disk.status()["store"]["disk_id"]
             .as_str()

@@ -93,6 +93,15 @@ impl Machine {
         self
     }
 
+    /// Opens encrypted disks, and makes them, with a passphrase that every run of the program finds as systemd would give it.
+    pub fn with_passphrase(self) -> Self {
+        let credentials = self.path().join("credentials");
+        fs::create_dir(&credentials).expect("a folder");
+        fs::write(credentials.join("bucketdisk.passphrase"), "secret").expect("a file");
+        let credentials = credentials.to_str().expect("UTF-8").to_owned();
+        self.with("CREDENTIALS_DIRECTORY", &credentials)
+    }
+
     pub fn path(&self) -> &Path {
         self.home.path()
     }
