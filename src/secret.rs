@@ -63,7 +63,7 @@ impl fmt::Debug for Passphrase {
     }
 }
 
-/// What has been decrypted, wiped when dropped. Like [`Zeroizing`], for more than a few bytes at a time: that writes each by itself.
+/// What has been decrypted, or is to be encrypted, wiped when dropped. Like [`Zeroizing`], for more than a few bytes at a time: that writes each by itself.
 #[derive(PartialEq, Eq)]
 pub struct Plain(pub Vec<u8>);
 

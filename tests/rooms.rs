@@ -18,7 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["error", "block", "cache", "codec", "object", "secret"],
     ),
     ("journal", &["error", "codec", "secret"]),
-    ("disk", &["error", "block", "store", "journal"]),
+    ("disk", &["error", "block", "secret", "store", "journal"]),
     ("frontend", &["error", "block", "disk"]),
     ("control", &["error", "disk", "object"]),
     (
