@@ -159,6 +159,8 @@ fn a_journal_is_not_left_behind_in_another_directory() {
     }
     let disk = machine.mount(&url, "disk", &LAZY);
     assert_eq!(read_at(&disk, 5, 19), b"only in the journal");
+    // Else what is written now may go into the same commit.
+    wait_for("the commit of what was found", || commits(&disk) > 0);
     write_at(&disk, 5, b"given up in the end", true);
     disk.kill();
     let disk = machine.mount(&url, "disk", &["--cache-dir", "none", "--discard-journal"]);
