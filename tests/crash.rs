@@ -138,6 +138,7 @@ fn kills(kind: &'static Kind, kills: u32, seed: u64, source: &Path) -> Tally {
         std::fs::create_dir_all(&kept).expect("a folder");
         bucket.keep(&kept);
         std::fs::write(kept.join("log"), machine.log()).expect("the log is kept");
+        std::fs::write(kept.join("violation"), &wrong).expect("what was wrong is kept");
         let (at, last) = (tally.kills, tally.last);
         tally.violations.push(format!(
             "{} on {}, disk {disk}, after {at} kills, the last {last}: {wrong}; bucket and log are in {}",
