@@ -175,15 +175,24 @@ impl LocalState {
     /// Replaces the list as a whole: a crash leaves the old one or the new one.
     fn write(&self, sessions: &[PastSession]) -> Result<()> {
         let text = encode(&sessions)?;
-        replace(&self.directory, "sessions.json", &text)
+        replace(&self.directory, "sessions.json", &text, Survives::PowerLoss)
     }
 }
 
-/// Replaces a file of a private directory as a whole: a crash leaves the old one or the new one.
+/// What a file that is replaced has to survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Survives {
+    /// The end of the process. After a loss of power it may be the old one, or be empty.
+    Kill,
+    /// A loss of power: it is durable.
+    PowerLoss,
+}
+
+/// Replaces a file of a private directory as a whole: what it is to survive leaves the old one or the new one.
 ///
 /// # Errors
 /// `System` or `Denied`: then the old one is there.
-pub fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<()> {
+pub fn replace(directory: &Path, name: &str, content: &[u8], survives: Survives) -> Result<()> {
     let path = directory.join(name);
     let beside = directory.join(format!("{name}.new"));
     let replace = || -> io::Result<()> {
@@ -194,6 +203,9 @@ pub fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<()> {
             .mode(0o600)
             .open(&beside)?;
         file.write_all(content)?;
+        if survives == Survives::Kill {
+            return std::fs::rename(&beside, &path);
+        }
         file.sync_all()?;
         std::fs::rename(&beside, &path)?;
         File::open(directory)?.sync_all()
@@ -319,7 +331,8 @@ pub fn make_private(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn failed(verb: &str, path: &Path, cause: io::Error) -> Error {
+/// The error of a system call on a path.
+pub(crate) fn failed(verb: &str, path: &Path, cause: io::Error) -> Error {
     let kind = match cause.kind() {
         io::ErrorKind::PermissionDenied => ErrorKind::Denied,
         _ => ErrorKind::System,

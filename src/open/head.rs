@@ -9,7 +9,7 @@
 //! another history: so it is drawn anew when a rollback is accepted, and where nothing is known.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,15 +22,14 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::local::{LocalState, make_private};
+use crate::error::Result;
+use crate::local::{self, LocalState, Survives, failed, make_private};
 use crate::store::versioned::{OnHead, Pin};
 
 /// What the file begins with.
 const FORMAT: &str = "bucketdisk head 1";
-/// The file, the one that takes its place, and the one that is locked meanwhile.
+/// The file, and the one that is locked while it is replaced.
 const NAME: &str = "head.json";
-const BESIDE: &str = "head.json.new";
 const LOCK: &str = "head.lock";
 /// How often, and how long apart, the lock is tried: it is only ever held for an instant.
 const TRIES: u32 = 100;
@@ -177,8 +176,11 @@ impl Keeper {
         if there.as_ref() == Some(&head) && self.begun {
             return Ok(());
         }
-        replace(directory, &head, !self.begun)
-            .map_err(|e| failed("write", &directory.join(NAME), e))
+        let survives = match self.begun {
+            false => Survives::PowerLoss,
+            true => Survives::Kill,
+        };
+        replace(directory, &head, survives)
     }
 }
 
@@ -208,27 +210,16 @@ fn seal(head: &Head) -> io::Result<String> {
 }
 
 /// Replaces the file as a whole. To be called under the lock.
-fn replace(directory: &Path, head: &Head, durable: bool) -> io::Result<()> {
-    let sealed = Sealed {
-        head: head.clone(),
-        check: seal(head)?,
+fn replace(directory: &Path, head: &Head, survives: Survives) -> Result<()> {
+    let encode = || -> io::Result<Vec<u8>> {
+        let sealed = Sealed {
+            head: head.clone(),
+            check: seal(head)?,
+        };
+        Ok(serde_json::to_vec(&sealed)?)
     };
-    let beside = directory.join(BESIDE);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
-    file.write_all(&serde_json::to_vec(&sealed)?)?;
-    if durable {
-        file.sync_all()?;
-    }
-    std::fs::rename(&beside, directory.join(NAME))?;
-    if durable {
-        File::open(directory)?.sync_all()?;
-    }
-    Ok(())
+    let text = encode().map_err(|e| failed("write", &directory.join(NAME), e))?;
+    local::replace(directory, NAME, &text, survives)
 }
 
 /// Keeps other processes from writing the file, until it is dropped.
@@ -248,14 +239,6 @@ fn lock(path: &Path) -> Result<File> {
         }
     }
     Err(failed("lock", path, io::ErrorKind::WouldBlock.into()))
-}
-
-fn failed(verb: &str, path: &Path, cause: io::Error) -> Error {
-    let kind = match cause.kind() {
-        io::ErrorKind::PermissionDenied => ErrorKind::Denied,
-        _ => ErrorKind::System,
-    };
-    Error::new(kind, format!("cannot {verb} {}", path.display())).with_source(cause)
 }
 
 #[cfg(test)]

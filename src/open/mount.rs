@@ -17,7 +17,7 @@ use crate::block::Geometry;
 use crate::config::{MemoryPlan, check_cache_size, format_size};
 use crate::disk::{Disk, DiskConfig, FlushTo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::local::{self, DirectoryLock, LocalState, PastSession};
+use crate::local::{self, DirectoryLock, LocalState, PastSession, Survives};
 use crate::object::ObjectClient;
 use crate::store::{BlockStore, versioned};
 
@@ -179,7 +179,12 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         None => (None, None, None),
     };
     if let (Some(_), Some(directory)) = (&kept, spec.cache.of(&superblock))
-        && let Err(error) = local::replace(&directory, SUPERBLOCK_COPY, &superblock.to_json())
+        && let Err(error) = local::replace(
+            &directory,
+            SUPERBLOCK_COPY,
+            &superblock.to_json(),
+            Survives::PowerLoss,
+        )
     {
         warn!(error = %error.chain(), "there is no copy of the superblock beside the journal");
     }
