@@ -89,6 +89,11 @@ pub struct Kept {
 /// else). A write that has returned is seen by every later read, and is durable after the next flush that succeeds. Writes that
 /// overlap in time with a read or a write of the same bytes may be seen in part.
 ///
+/// After a crash the disk is what it was after the first so many of its writes, in the order in which they were taken; never fewer than
+/// a flush had covered. In the bucket each of these is whole. With a journal, of the one that was being taken when the process died, or
+/// of the last one that a power cut has left, there may be only the beginning, in whole sectors of 512 bytes: writes that no flush has
+/// covered are, as on any disk, atomic by the sector.
+///
 /// [`Disk::close`] ends it well. Dropping it instead stops its tasks and loses what was not flushed, as a crash would.
 #[derive(Debug)]
 pub struct Disk {

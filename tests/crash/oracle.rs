@@ -186,8 +186,8 @@ fn a_sector_tells_what_it_is_and_garbage_that_it_is_not() {
     file_of(&foreign).expect_err("two files in one");
 }
 
-#[test]
-fn the_raw_part_is_one_state_and_none_before_the_flush() {
+/// A raw part in a file, and the states that it went through: of 30 writes the first ten were flushed.
+fn raw_part() -> (Raw, Vec<Vec<u32>>) {
     let image = tempfile::NamedTempFile::new().expect("a file");
     image.as_file().set_len(8 << 20).expect("has its size");
     let stamps = Stamps::new(1);
@@ -201,11 +201,42 @@ fn the_raw_part_is_one_state_and_none_before_the_flush() {
         states.push(raw.look(image.path()).expect("reads"));
         raw.write_once(image.path()).expect("writes");
     }
-    for (at, state) in states.iter().enumerate() {
-        let judged = raw.clone().check(state.clone());
-        assert_eq!(judged.is_ok(), at >= 10, "{at}: {judged:?}");
+    states.push(raw.look(image.path()).expect("reads"));
+    (raw, states)
+}
+
+#[test]
+fn the_raw_part_is_one_state_and_none_before_the_flush() {
+    let (mut raw, states) = raw_part();
+    for last_in_part in [false, true] {
+        for (at, state) in states.iter().enumerate() {
+            let judged = raw.clone().check(state.clone(), last_in_part);
+            assert_eq!(judged.is_ok(), at >= 10, "{at}: {judged:?}");
+        }
     }
     let half = states[29].len() / 2;
     let mixed = [&states[20][..half], &states[29][half..]].concat();
-    raw.check(mixed).expect_err("no one instant");
+    raw.check(mixed, true).expect_err("no one instant");
+}
+
+#[test]
+fn of_the_raw_part_only_the_last_write_may_be_there_in_part_and_only_its_beginning() {
+    let (raw, states) = raw_part();
+    let judge = |between: usize, from_first: bool, last_in_part| {
+        let (before, after) = (&states[between], &states[between + 1]);
+        let changed: Vec<usize> = (0..before.len())
+            .filter(|at| before[*at] != after[*at])
+            .collect();
+        assert!(changed.len() > 1, "write {between} is of several sectors");
+        let (first, rest) = changed.split_at(changed.len() / 2);
+        let mut found = before.clone();
+        for at in if from_first { first } else { rest } {
+            found[*at] = after[*at];
+        }
+        raw.clone().check(found, last_in_part)
+    };
+    judge(29, true, true).expect("its beginning");
+    judge(29, true, false).expect_err("in a commit it is whole or not at all");
+    judge(29, false, true).expect_err("its end alone");
+    judge(28, true, true).expect_err("it had returned when the next one began");
 }

@@ -1,6 +1,6 @@
 //! A part of the image that no file system uses, written sector by sector in one known order. After a crash it has to be what it was
 //! after exactly the first so many writes, no fewer than a flush had covered: that is the disk's own promise, without any file
-//! system's in between.
+//! system's in between. Only of the write that was under way when the daemon died a journal may have no more than the first sectors.
 
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
@@ -146,21 +146,25 @@ impl Raw {
         sectors.iter().enumerate().map(number).collect()
     }
 
-    /// Compares what was found after a crash, and goes on from there.
+    /// Compares what was found after a crash, and goes on from there. With `last_in_part` the last write may be there in part.
     ///
     /// # Errors
     /// It is none of the states that it may be.
-    pub fn check(&mut self, found: Vec<u32>) -> Result<(), String> {
+    pub fn check(&mut self, found: Vec<u32>, last_in_part: bool) -> Result<(), String> {
         let mut state = self.base.clone();
         let mut wrong = state.iter().zip(&found).filter(|(a, b)| a != b).count();
         let mut nearest = (usize::MAX, 0);
         for count in 0..=self.writes.len() {
             if count > 0 {
                 let (sectors, number) = self.writes[count - 1].clone();
+                let may_be_in_part = last_in_part && count == self.writes.len() && number > 0;
                 for at in sectors {
                     wrong -= usize::from(state[at] != found[at]);
                     state[at] = number;
                     wrong += usize::from(state[at] != found[at]);
+                    if may_be_in_part {
+                        nearest = nearest.min((wrong, count));
+                    }
                 }
             }
             if count >= self.flushed {

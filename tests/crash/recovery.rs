@@ -31,7 +31,7 @@ impl<'a> Life<'a> {
                 self.kill_in_replay(disk, device);
                 continue;
             }
-            self.raw.check(raw)?;
+            self.raw.check(raw, self.journal)?;
             return self.look_at_all(disk, device);
         }
     }
