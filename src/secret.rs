@@ -1,6 +1,7 @@
 //! Secrets in memory: keys and passphrases, kept out of swap where the limits allow it, wiped when dropped, and never shown.
 //!
-//! What this room refuses: to print a secret, to compare it, to copy it where it is not wiped. Core dumps are `forbid_core_dumps`'s.
+//! What this room refuses: to print a secret, to compare it, to copy it where it is not wiped. A process that is going to have one is
+//! guarded as a whole, by [`guard_process`]: the content of an encrypted disk is a secret, too.
 
 use std::fmt;
 
@@ -8,6 +9,11 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use zeroize::Zeroizing;
+
+mod wiping;
+
+#[global_allocator]
+static MEMORY: wiping::Wiping = wiping::Wiping::new();
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
@@ -63,30 +69,6 @@ impl fmt::Debug for Passphrase {
     }
 }
 
-/// What has been decrypted, or is to be encrypted, wiped when dropped. Like [`Zeroizing`], for more than a few bytes at a time: that writes each by itself.
-#[derive(PartialEq, Eq)]
-pub struct Plain(pub Vec<u8>);
-
-impl Drop for Plain {
-    fn drop(&mut self) {
-        self.0.fill(0);
-        // Whoever might look at it again keeps the compiler from leaving that out.
-        std::hint::black_box(&mut self.0);
-    }
-}
-
-impl AsRef<[u8]> for Plain {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Plain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Plain({} bytes)", self.0.len())
-    }
-}
-
 /// Fills bytes with the kernel's random numbers: they differ also between two copies of a virtual machine, and after a fork.
 pub fn random(bytes: &mut [u8]) {
     SysRng
@@ -94,8 +76,10 @@ pub fn random(bytes: &mut [u8]) {
         .expect("the kernel gives random numbers once it has started, and no other program runs before that");
 }
 
-/// Forbids dumps of this process's memory, by a crash or by another process of the same user. Called before the first key is made.
-pub fn forbid_core_dumps() {
+/// Forbids dumps of this process's memory, by a crash or by another process of the same user, and has all memory that is freed from now on
+/// wiped. To be called before the first secret is there.
+pub fn guard_process() {
+    MEMORY.begin();
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),

@@ -28,7 +28,7 @@ use super::passphrase::Given;
 use crate::codec::slots::SlotKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::{Keyring, Secret};
-use crate::secret::{Passphrase, forbid_core_dumps};
+use crate::secret::{Passphrase, guard_process};
 
 /// The disk is ready.
 const READY: u8 = b'r';
@@ -148,7 +148,7 @@ async fn receive(from: &mut tokio::net::UnixStream) -> std::io::Result<Result<Se
     let mut content = Zeroizing::new(vec![0; length as usize]);
     from.read_exact(&mut content).await?;
     if status == SECRET {
-        forbid_core_dumps();
+        guard_process();
         return Ok(Ok(Secret {
             passphrase: Passphrase::new(content.to_vec()),
             kind: match key_file {

@@ -18,7 +18,7 @@ use super::key_args::{KdfArgs, KeyArgs, NewKeyArgs, SlotArgs};
 use crate::codec::slots::SlotKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::{Access, KdfWish, Keyring, Secret};
-use crate::secret::{Passphrase, forbid_core_dumps};
+use crate::secret::{Passphrase, guard_process};
 
 /// The longest passphrase and key file, in bytes.
 const MOST_BYTES: usize = 1 << 20;
@@ -120,7 +120,7 @@ impl Given {
     /// `NoKey` where nothing was given and there is no terminal, or it is empty; `System`, `Denied`, `NotFound` where what was given cannot
     /// be had.
     pub fn existing_now(&self, disk: Uuid, attempt: u32) -> Result<Secret> {
-        forbid_core_dumps();
+        guard_process();
         if let Some(secret) = self.without_asking(Some(disk))? {
             return Ok(secret);
         }
@@ -136,7 +136,7 @@ impl Given {
     /// # Errors
     /// As for [`Given::existing_now`]; `Usage` where somebody has not typed the same twice.
     pub fn fresh_now(&self) -> Result<Secret> {
-        forbid_core_dumps();
+        guard_process();
         if let Some(secret) = self.without_asking(None)? {
             return Ok(secret);
         }

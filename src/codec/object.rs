@@ -15,7 +15,6 @@ use super::keys::{DiskKeys, mac};
 use super::seal::{NONCE_BYTES, Nonce, TAG_BYTES, fresh_nonce, open, seal};
 use super::{Codec, DIGEST_BYTES, DecodeError, ObjectKind, Place};
 use crate::block::MAX_BLOCK_BYTES;
-use crate::secret::Plain;
 
 /// Bytes of the header of an object that is not sealed.
 pub const HEADER_BYTES: usize = PREAMBLE_BYTES + CHECKSUM_BYTES;
@@ -121,10 +120,7 @@ impl Codec for ObjectCodec {
         };
         match header.packing {
             Packing::Plain => Ok(content),
-            packing => {
-                let plain = unpack(packing, &content, header.plain_bytes)?;
-                Ok(self.owned(plain))
-            }
+            packing => Ok(unpack(packing, &content, header.plain_bytes)?.into()),
         }
     }
 
@@ -140,16 +136,6 @@ impl Codec for ObjectCodec {
                     mac(&keys.digests, object);
                 digest
             }
-        }
-    }
-}
-
-impl ObjectCodec {
-    /// Unpacked content; that of an encrypted disk is wiped when nobody needs it any more.
-    fn owned(&self, plain: Vec<u8>) -> Bytes {
-        match &self.keys {
-            None => plain.into(),
-            Some(_) => Bytes::from_owner(Plain(plain)),
         }
     }
 }
@@ -224,9 +210,9 @@ fn opened(
     tag: &[u8; TAG_BYTES],
     sealed: &[u8],
 ) -> Result<Bytes, DecodeError> {
-    let mut content = Plain(sealed.to_vec());
-    open(&keys.objects, nonce, associated, &mut content.0, tag)?;
-    Ok(Bytes::from_owner(content))
+    let mut content = sealed.to_vec();
+    open(&keys.objects, nonce, associated, &mut content, tag)?;
+    Ok(content.into())
 }
 
 /// The part of the header before checksum or nonce.

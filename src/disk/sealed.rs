@@ -12,7 +12,6 @@ use tokio::task::block_in_place;
 use crate::block::{Block, BlockIndex, Seq};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Mark, Place};
-use crate::secret::Plain;
 use crate::store::{Changes, ReadError};
 
 use super::epoch::Epoch;
@@ -74,14 +73,14 @@ impl Changes for Sealed {
             true => base(&self.reader, index).await?,
             false => None,
         };
-        let mut content = Plain(match base {
+        let mut content = match base {
             Some(base) => base.bytes().to_vec(),
             None => vec![0; geometry.block_len()],
-        });
+        };
         // What is below is there already; what the journal has comes last, into the parts that it leaves alone.
-        self.epoch.read(index, 0, &mut content.0, |_| {});
-        read_kept(index, &self.epoch.kept(index), &mut content.0)?;
-        let block = Block::new(Bytes::from_owner(content));
+        self.epoch.read(index, 0, &mut content, |_| {});
+        read_kept(index, &self.epoch.kept(index), &mut content)?;
+        let block = Block::new(Bytes::from(content));
         if block.is_none() {
             self.done.fetch_add(1, Ordering::Relaxed);
         }

@@ -13,7 +13,6 @@ use super::files::LocalFile;
 use super::record::{CHECK_BYTES, HEADER_BYTES, Kind, NO_NUMBER, Record, check, get, put};
 use crate::codec::keys::DiskKeys;
 use crate::error::{Error, ErrorKind, Result};
-use crate::secret::Plain;
 
 /// Size of the segment files of a new journal, in bytes.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
@@ -163,18 +162,17 @@ impl Segment {
     }
 
     /// The payload of a record at a place; `None` where it is not what was written.
-    pub(super) fn payload_at(&self, at: u64, record: &Record) -> io::Result<Option<Plain>> {
+    pub(super) fn payload_at(&self, at: u64, record: &Record) -> io::Result<Option<Vec<u8>>> {
         let len = usize::try_from(record.payload_len()).unwrap_or(usize::MAX);
-        let mut payload = Plain(vec![0; len]);
-        self.file
-            .read_at(&mut payload.0, at + HEADER_BYTES as u64)?;
+        let mut payload = vec![0; len];
+        self.file.read_at(&mut payload, at + HEADER_BYTES as u64)?;
         let sound = match &self.sealer {
             None => {
                 let mut sum = [0; CHECK_BYTES];
-                sum[..8].copy_from_slice(&check(&payload.0, self.seed).to_le_bytes());
+                sum[..8].copy_from_slice(&check(&payload, self.seed).to_le_bytes());
                 sum == record.check
             }
-            Some(sealer) => sealer.open(at, &record.said(), &mut payload.0, &record.check),
+            Some(sealer) => sealer.open(at, &record.said(), &mut payload, &record.check),
         };
         Ok(sound.then_some(payload))
     }
@@ -251,7 +249,7 @@ impl Place {
         let skip = self.skip as usize;
         match payload
             .as_ref()
-            .and_then(|p| p.0.get(skip..skip + self.len()))
+            .and_then(|p| p.get(skip..skip + self.len()))
         {
             Some(bytes) => {
                 buf.copy_from_slice(bytes);

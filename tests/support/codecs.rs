@@ -13,7 +13,7 @@ use bucketdisk::codec::compress::{Compression, Packing};
 use bucketdisk::codec::keys::{DiskKeys, MasterKey};
 use bucketdisk::codec::object::{HEADER_BYTES, SEALED_HEADER_BYTES};
 use bucketdisk::codec::{Codec, ObjectCodec, ObjectKind, Place};
-use bucketdisk::secret::Key;
+use bucketdisk::secret::{Key, guard_process};
 use bytes::Bytes;
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
@@ -155,6 +155,10 @@ fn main() {
         "", "ratio", "encode MB/s", "of primitives", "decode MB/s", "of primitives"
     );
     for sealed in [false, true] {
+        if sealed {
+            // As a mount of an encrypted disk does.
+            guard_process();
+        }
         for name in COMPRESSIONS {
             measure(blocks, name, sealed, rounds);
         }
