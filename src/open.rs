@@ -30,6 +30,7 @@ pub use crate::store::versioned::{
     Unlocked,
 };
 
+pub use head::Head;
 pub use keys::{
     Access, KdfWish, Keyring, Secret, Settings, add_key, change_key, key_slots, remove_key, set,
 };

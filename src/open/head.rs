@@ -38,11 +38,55 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Head {
+pub struct Head {
     format: String,
     disk: Uuid,
     history: Uuid,
     pin: Pin,
+}
+
+impl Head {
+    /// A disk's.
+    pub fn new(disk: Uuid, history: Uuid, pin: Pin) -> Head {
+        Head {
+            format: FORMAT.to_owned(),
+            disk,
+            history,
+            pin,
+        }
+    }
+
+    /// What a file says.
+    ///
+    /// # Errors
+    /// It does not check out, or is of another disk.
+    pub fn parse(text: &[u8], disk: Uuid) -> io::Result<Head> {
+        let Sealed { head, check } = serde_json::from_slice(text)?;
+        match head.is_of(disk) && check == seal(&head)? {
+            true => Ok(head),
+            false => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it does not check out",
+            )),
+        }
+    }
+
+    /// Whether it is in this format, and of that disk.
+    pub fn is_of(&self, disk: Uuid) -> bool {
+        self.format == FORMAT && self.disk == disk
+    }
+
+    /// The file that says it.
+    ///
+    /// # Errors
+    /// It cannot be put into JSON, which nothing in it gives a reason for.
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
+        let sealed = Sealed {
+            head: self.clone(),
+            check: seal(self)?,
+        };
+        Ok(serde_json::to_vec(&sealed)?)
+    }
 }
 
 /// The file: what it says, and the XXH3 of that as it is spelled here.
@@ -155,12 +199,7 @@ impl Keeper {
         } = &self.seen;
         make_private(directory)?;
         let _lock = lock(&directory.join(LOCK))?;
-        let fresh = Head {
-            format: FORMAT.to_owned(),
-            disk: *disk,
-            history: self.seen.history,
-            pin: *pin,
-        };
+        let fresh = Head::new(*disk, self.seen.history, *pin);
         let there = match self.replace {
             true => None,
             // What cannot be read is written anew.
@@ -194,15 +233,7 @@ fn read(directory: &Path, disk: Uuid) -> io::Result<Option<Head>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let Sealed { head, check } = serde_json::from_slice(&text)?;
-    let sound = head.format == FORMAT && head.disk == disk && check == seal(&head)?;
-    match sound {
-        true => Ok(Some(head)),
-        false => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "it does not check out",
-        )),
-    }
+    Head::parse(&text, disk).map(Some)
 }
 
 fn seal(head: &Head) -> io::Result<String> {
@@ -211,14 +242,8 @@ fn seal(head: &Head) -> io::Result<String> {
 
 /// Replaces the file as a whole. To be called under the lock.
 fn replace(directory: &Path, head: &Head, survives: Survives) -> Result<()> {
-    let encode = || -> io::Result<Vec<u8>> {
-        let sealed = Sealed {
-            head: head.clone(),
-            check: seal(head)?,
-        };
-        Ok(serde_json::to_vec(&sealed)?)
-    };
-    let text = encode().map_err(|e| failed("write", &directory.join(NAME), e))?;
+    let encoded = head.encode();
+    let text = encoded.map_err(|e| failed("write", &directory.join(NAME), e))?;
     local::replace(directory, NAME, &text, survives)
 }
 

@@ -16,6 +16,7 @@ use bucketdisk::config::{parse_duration, parse_size};
 use bucketdisk::control::{Reply, Request};
 use bucketdisk::journal::{Entry, Found};
 use bucketdisk::object::Location;
+use bucketdisk::open::Head;
 use bucketdisk::secret::Key;
 use bucketdisk::store::versioned::checkpoint::Checkpoint;
 use bucketdisk::store::versioned::record::Record;
@@ -36,7 +37,7 @@ pub struct Target {
     pub run: Run,
 }
 
-pub const ALL: [Target; 9] = [
+pub const ALL: [Target; 10] = [
     Target {
         name: "object",
         run: object,
@@ -56,6 +57,10 @@ pub const ALL: [Target; 9] = [
     Target {
         name: "journal",
         run: journal,
+    },
+    Target {
+        name: "head",
+        run: head,
     },
     Target {
         name: "payload",
@@ -190,6 +195,10 @@ fn parse_superblock(json: &[u8]) {
     if let Ok(superblock) = Superblock::parse(json) {
         let again = Superblock::parse(&superblock.to_json()).expect("was just made");
         assert_eq!(again, superblock);
+        for slot in superblock.encryption.iter().flat_map(|e| &e.slots) {
+            let work = u64::from(slot.kdf.memory_kib) * u64::from(slot.kdf.passes);
+            assert!(slot.kdf.check().is_err() || (1..=64 << 20).contains(&work));
+        }
     }
 }
 
@@ -306,6 +315,20 @@ fn has_fraction(value: &Value) -> bool {
         Value::Array(items) => items.iter().any(has_fraction),
         Value::Object(members) => members.values().any(has_fraction),
         _ => false,
+    }
+}
+
+/// What this machine has seen of a disk: as it is, and with a checksum that fits where it says all that there is to say.
+fn head(input: &[u8]) {
+    let same = |head: &Head| {
+        let again = Head::parse(&head.encode().expect("is plain data"), DISK);
+        again.is_ok_and(|again| again == *head)
+    };
+    if let Ok(head) = Head::parse(input, DISK) {
+        assert!(same(&head));
+    }
+    if let Ok(head) = serde_json::from_slice::<Head>(input) {
+        assert_eq!(same(&head), head.is_of(DISK));
     }
 }
 
