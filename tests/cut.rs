@@ -18,7 +18,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use support::memory::{Bucket, Change};
-use support::volume::{content, create, open, options};
+use support::volume::{content, create, in_runtime, open, options};
 use tokio::time::{sleep, timeout};
 
 mod support;
@@ -397,12 +397,7 @@ async fn check_writer(seed: u64, bucket: &Bucket, changes: usize, expected: &[u8
 
 fn every_cut_of(seed: u64) -> usize {
     println!("seed {seed}");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .expect("runtime");
-    runtime.block_on(async {
+    in_runtime(async {
         let mut run = Run::new(seed).await;
         run.go().await;
         let end = run.bucket.changes();

@@ -6,7 +6,7 @@ use bucketdisk::disk::{Disk, Now};
 use bytes::Bytes;
 use proptest::prelude::*;
 use support::memory::Bucket;
-use support::volume::{content, create, open, options};
+use support::volume::{content, create, in_runtime, open, options};
 
 mod support;
 
@@ -194,8 +194,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
     #[test]
     fn a_disk_behaves_as_an_array_of_bytes(ops in prop::collection::vec(op(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("runtime");
-        runtime.block_on(async {
+        in_runtime(async {
             let mut model = Model::new().await;
             for op in &ops {
                 model.step(op).await;

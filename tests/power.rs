@@ -20,7 +20,7 @@ use rand::{RngExt, SeedableRng};
 use support::in_place::{Blocks, InPlace};
 use support::local_disk::{LocalDisk, Trouble};
 use support::memory::Bucket;
-use support::volume::{self, content, keys};
+use support::volume::{self, content, in_runtime, keys};
 
 const DISK_BYTES: u64 = 256 << 10;
 const BLOCK: u64 = 16 << 10;
@@ -286,15 +286,6 @@ async fn run(seed: u64, lives: usize, in_place: bool) {
         machine.local.set_trouble(Trouble::default());
         some_time(&mut random).await;
     }
-}
-
-fn in_runtime(work: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("runtime");
-    runtime.block_on(work);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use support::local_disk::{LocalDisk, Trouble};
 use support::memory::Bucket;
-use support::volume::{self, content, keys};
+use support::volume::{self, content, in_runtime, keys, write};
 
 const DISK_BYTES: u64 = 256 << 10;
 const BLOCK: u64 = 16 << 10;
@@ -93,15 +93,6 @@ impl Machine {
     }
 }
 
-fn in_runtime(work: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("runtime");
-    runtime.block_on(work);
-}
-
 #[test]
 fn a_mount_that_the_local_disk_fails_leaves_the_journal_to_the_next() {
     in_runtime(async {
@@ -109,9 +100,7 @@ fn a_mount_that_the_local_disk_fails_leaves_the_journal_to_the_next() {
         for call in 0..20 {
             let mut machine = Machine::new(0).await;
             let (disk, _) = machine.mount().await;
-            disk.write(5, Bytes::from_static(b"flushed"))
-                .await
-                .expect("writes");
+            write(&disk, 5, &b"flushed"[..]).await;
             disk.flush().await.expect("flushes");
             drop(disk);
             machine.local.set_trouble(Trouble {
@@ -142,9 +131,7 @@ fn a_mount_that_is_killed_and_one_whose_power_is_cut_leave_a_journal_to_go_on_wi
         for (killed, cut) in (1..24).flat_map(|killed| (0..24).map(move |cut| (killed, cut))) {
             let mut machine = Machine::new(u64::from(killed * 100 + cut)).await;
             let (disk, _) = machine.mount().await;
-            disk.write(5, Bytes::from_static(b"flushed"))
-                .await
-                .expect("writes");
+            write(&disk, 5, &b"flushed"[..]).await;
             disk.flush().await.expect("flushes");
             if cut % 2 == 0 {
                 disk.close().await.expect("closes");
@@ -170,18 +157,14 @@ fn a_mount_that_gives_a_journal_up_and_dies_after_its_claim_does_not_let_the_nex
     in_runtime(async {
         let mut machine = Machine::new(0).await;
         let (disk, _) = machine.mount().await;
-        disk.write(0, Bytes::from_static(b"older"))
-            .await
-            .expect("writes");
+        write(&disk, 0, &b"older"[..]).await;
         disk.flush().await.expect("flushes");
         drop(disk);
         let mut other = volume::options();
         other.take_over = true;
         let disk = volume::open(&machine.client, other, 1 << 20).await;
         let disk = disk.expect("takes over");
-        disk.write(0, Bytes::from_static(b"newer"))
-            .await
-            .expect("writes");
+        write(&disk, 0, &b"newer"[..]).await;
         disk.close().await.expect("closes");
         machine.discards = true;
         let (store, ..) = machine.claim().await.expect("claims");
@@ -202,9 +185,7 @@ fn a_flush_after_the_journal_has_failed_waits_for_the_bucket_though_all_was_dura
     in_runtime(async {
         let mut machine = Machine::new(0).await;
         let (disk, _) = machine.mount().await;
-        disk.write(0, Bytes::from_static(b"first"))
-            .await
-            .expect("writes");
+        write(&disk, 0, &b"first"[..]).await;
         disk.flush().await.expect("flushes");
         assert!(disk.status().dirty_bytes > 0, "the journal has it");
         machine.local.set_trouble(Trouble {
@@ -228,9 +209,7 @@ fn what_was_discarded_before_a_flush_does_not_come_back_though_nothing_was_left_
                 machine.config.flush = FlushTo::Bucket;
             }
             let (disk, _) = machine.mount().await;
-            disk.write(0, Bytes::from(vec![1; 5000]))
-                .await
-                .expect("writes");
+            write(&disk, 0, vec![1; 5000]).await;
             if seed % 3 == 0 {
                 assert!(disk.keep_in_journal().is_some());
             }
@@ -253,8 +232,7 @@ fn a_record_that_is_altered_after_its_commit_is_damage_though_it_is_the_last() {
             let mut machine = Machine::new(0).await;
             let (disk, _) = machine.mount().await;
             for fill in [1, 2] {
-                let write = disk.write(0, Bytes::from(vec![fill; 512]));
-                write.await.expect("writes");
+                write(&disk, 0, vec![fill; 512]).await;
             }
             machine.local.fail_power_after(call);
             let committing = Arc::clone(&disk);
@@ -294,15 +272,11 @@ fn a_state_of_before_the_last_change_hides_nothing_that_was_flushed() {
             let mut machine = Machine::new(0).await;
             if closed {
                 let (disk, _) = machine.mount().await;
-                disk.write(0, Bytes::from_static(b"earlier"))
-                    .await
-                    .expect("writes");
+                write(&disk, 0, &b"earlier"[..]).await;
                 disk.close().await.expect("closes");
             }
             let (disk, _) = machine.mount().await;
-            disk.write(5, Bytes::from_static(b"flushed"))
-                .await
-                .expect("writes");
+            write(&disk, 5, &b"flushed"[..]).await;
             disk.flush().await.expect("flushes");
             drop(disk);
             machine.local.kill();

@@ -18,9 +18,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
-use night::{Morning, Night, note_panics, runtime};
+use night::{Morning, Night, note_panics};
 use profile::Profile;
-use support::volume::codec;
+use support::volume::{codec, in_runtime};
 use world::World;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -127,7 +127,7 @@ fn every_crash_point_of_seeded_worlds_opens_as_the_disk_at_one_instant() {
 
 /// Every request of a seed's world: by whom, when, what; and with which body, or one as long: what is sealed is other bytes each time.
 fn history(seed: u64) -> Vec<(String, Option<Bytes>)> {
-    let world = runtime().block_on(World::run(seed));
+    let world = in_runtime(World::run(seed));
     let requests = world.requests().into_iter();
     let told =
         requests.map(|(who, when, sent)| (format!("{who} {when:?} {:?}", sent.request), sent.body));

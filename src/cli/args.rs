@@ -12,7 +12,7 @@ use crate::disk::FlushTo;
 use crate::error::Error;
 use crate::store::versioned::superblock::MAX_LABEL_BYTES;
 
-use super::key_args::{KdfArgs, KeyArgs, KeyVerbArgs, SetArgs, SlotArgs};
+use super::key_args::{DiskArgs, KdfArgs, KeyArgs, KeyVerbArgs, SetArgs, SlotArgs};
 
 /// A disk that lives in a bucket
 #[derive(Debug, Parser)]
@@ -371,17 +371,9 @@ pub struct ExportArgs {
 /// `info`.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// The disk and its store.
+    /// The disk, and what opens it.
     #[command(flatten)]
-    pub target: TargetArgs,
-
-    /// What opens the disk.
-    #[command(flatten)]
-    pub key: KeyArgs,
-
-    /// With which slot.
-    #[command(flatten)]
-    pub slot: SlotArgs,
+    pub disk: DiskArgs,
 
     /// Answer in JSON
     #[arg(long)]
@@ -403,17 +395,9 @@ pub struct StatusArgs {
 /// `delete`.
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
-    /// The disk and its store.
+    /// The disk, and what opens it.
     #[command(flatten)]
-    pub target: TargetArgs,
-
-    /// What opens the disk.
-    #[command(flatten)]
-    pub key: KeyArgs,
-
-    /// With which slot.
-    #[command(flatten)]
-    pub slot: SlotArgs,
+    pub disk: DiskArgs,
 
     /// Do not ask
     #[arg(long)]

@@ -14,8 +14,7 @@ use crate::open::{self, Access, DiskInfo, Target};
 /// # Errors
 /// `Usage` where nobody can be asked, or the answer is no; those of [`open::delete`].
 pub fn run(args: &DeleteArgs, context: &Context) -> Result<()> {
-    let target = args.target.target()?;
-    let access = args.key.access(&target.url(), &args.slot);
+    let (target, access) = args.disk.target_and_access()?;
     if !args.yes {
         confirm(&target, &access, args.even_if_held, context)?;
     }

@@ -15,10 +15,9 @@ use crate::open::{self, DiskInfo, Holder};
 /// # Errors
 /// `Usage`; those of [`open::inspect`].
 pub fn run(args: &InfoArgs, context: &Context) -> Result<()> {
-    let target = args.target.target()?;
+    let (target, access) = args.disk.target_and_access()?;
     // The answer alone goes to the standard output.
     let stages = context.reporter.without_lines().stages();
-    let access = args.key.access(&target.url(), &args.slot);
     let outcome = context.block_on(open::inspect(&target, &access, &stages.listener()));
     stages.finish(outcome.is_ok());
     let info = outcome?;

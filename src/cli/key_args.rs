@@ -33,6 +33,20 @@ pub struct SlotArgs {
     pub key_slot: Option<u32>,
 }
 
+/// A disk in its store, and what opens it.
+#[derive(Debug, Args)]
+pub struct DiskArgs {
+    /// The disk and its store.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// What opens it.
+    #[command(flatten)]
+    pub key: KeyArgs,
+    /// With which slot.
+    #[command(flatten)]
+    pub slot: SlotArgs,
+}
+
 /// What is going to open a disk.
 #[derive(Debug, Clone, Args)]
 pub struct NewKeyArgs {
@@ -85,15 +99,9 @@ pub enum KeyVerb {
 /// `key add` and `key change`.
 #[derive(Debug, Args)]
 pub struct KeyAddArgs {
-    /// The disk and its store.
+    /// The disk, and what opens it now.
     #[command(flatten)]
-    pub target: TargetArgs,
-    /// What opens it now.
-    #[command(flatten)]
-    pub key: KeyArgs,
-    /// With which slot.
-    #[command(flatten)]
-    pub slot: SlotArgs,
+    pub disk: DiskArgs,
     /// What is to open it.
     #[command(flatten)]
     pub new: NewKeyArgs,
@@ -109,15 +117,9 @@ pub struct KeyAddArgs {
 /// `key remove`.
 #[derive(Debug, Args)]
 pub struct KeyRemoveArgs {
-    /// The disk and its store.
+    /// The disk, and what opens it now.
     #[command(flatten)]
-    pub target: TargetArgs,
-    /// What opens it now.
-    #[command(flatten)]
-    pub key: KeyArgs,
-    /// With which slot.
-    #[command(flatten)]
-    pub slot: SlotArgs,
+    pub disk: DiskArgs,
 
     /// Remove key slot N [default: the one that the given passphrase or key file opens]
     #[arg(long, value_name = "N")]
@@ -131,15 +133,9 @@ pub struct KeyRemoveArgs {
 /// `key list`.
 #[derive(Debug, Args)]
 pub struct KeyListArgs {
-    /// The disk and its store.
+    /// The disk, and what opens it now.
     #[command(flatten)]
-    pub target: TargetArgs,
-    /// What opens it.
-    #[command(flatten)]
-    pub key: KeyArgs,
-    /// With which slot.
-    #[command(flatten)]
-    pub slot: SlotArgs,
+    pub disk: DiskArgs,
 
     /// Answer in JSON
     #[arg(long)]
@@ -149,20 +145,13 @@ pub struct KeyListArgs {
 /// `set`.
 #[derive(Debug, Args)]
 pub struct SetArgs {
-    /// The disk and its store.
+    /// The disk, and what opens it.
     #[command(flatten)]
-    pub target: TargetArgs,
+    pub disk: DiskArgs,
 
     /// What to set: compress=none|zstd[:LEVEL]|lz4|zlib[:LEVEL], label=TEXT
     #[arg(value_name = "NAME=VALUE", required = true)]
     pub settings: Vec<String>,
-
-    /// What opens the disk.
-    #[command(flatten)]
-    pub key: KeyArgs,
-    /// With which slot.
-    #[command(flatten)]
-    pub slot: SlotArgs,
 
     /// Change the superblock although the store cannot keep two changes at a time apart
     #[arg(long)]

@@ -23,8 +23,7 @@ pub fn run(args: &KeyVerbArgs, context: &Context) -> Result<()> {
 }
 
 fn add(args: &KeyAddArgs, context: &Context) -> Result<()> {
-    let target = args.target.target()?;
-    let access = args.key.access(&target.url(), &args.slot);
+    let (target, access) = args.disk.target_and_access()?;
     let new = args.new.given(&target.url());
     let added = open::add_key(
         &target,
@@ -41,8 +40,7 @@ fn add(args: &KeyAddArgs, context: &Context) -> Result<()> {
 }
 
 fn change(args: &KeyAddArgs, context: &Context) -> Result<()> {
-    let target = args.target.target()?;
-    let access = args.key.access(&target.url(), &args.slot);
+    let (target, access) = args.disk.target_and_access()?;
     let new = args.new.given(&target.url());
     let changed = open::change_key(
         &target,
@@ -60,8 +58,7 @@ fn change(args: &KeyAddArgs, context: &Context) -> Result<()> {
 }
 
 fn remove(args: &KeyRemoveArgs, context: &Context) -> Result<()> {
-    let target = args.target.target()?;
-    let access = args.key.access(&target.url(), &args.slot);
+    let (target, access) = args.disk.target_and_access()?;
     let removed = open::remove_key(&target, &access, args.remove_slot, args.unsafe_no_fencing);
     let number = context.block_on(removed)?;
     context
@@ -71,8 +68,7 @@ fn remove(args: &KeyRemoveArgs, context: &Context) -> Result<()> {
 }
 
 fn list(args: &KeyListArgs, context: &Context) -> Result<()> {
-    let target = args.target.target()?;
-    let access = args.key.access(&target.url(), &args.slot);
+    let (target, access) = args.disk.target_and_access()?;
     let superblock = context.block_on(open::key_slots(&target, &access))?;
     let Some(encryption) = &superblock.encryption else {
         let text = format!("{} is not encrypted: it has no key slots", target.url());

@@ -14,10 +14,10 @@ use async_trait::async_trait;
 use uuid::Uuid;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::key_args::{KdfArgs, KeyArgs, NewKeyArgs, SlotArgs};
+use super::key_args::{DiskArgs, KdfArgs, KeyArgs, NewKeyArgs, SlotArgs};
 use crate::codec::slots::SlotKind;
 use crate::error::{Error, ErrorKind, Result};
-use crate::open::{Access, KdfWish, Keyring, Secret};
+use crate::open::{Access, KdfWish, Keyring, Secret, Target};
 use crate::secret::{Passphrase, guard_process};
 
 /// The longest passphrase and key file, in bytes.
@@ -84,6 +84,18 @@ impl KeyArgs {
         self.passphrase_file.is_none()
             && self.key_file.is_none()
             && self.passphrase_command.is_none()
+    }
+}
+
+impl DiskArgs {
+    /// The disk, and what opens it.
+    ///
+    /// # Errors
+    /// `Usage`, of the target.
+    pub fn target_and_access(&self) -> Result<(Target, Access)> {
+        let target = self.target.target()?;
+        let access = self.key.access(&target.url(), &self.slot);
+        Ok((target, access))
     }
 }
 

@@ -11,9 +11,8 @@ use crate::open::{self, Settings};
 /// # Errors
 /// `Usage`; those of [`open::set`].
 pub fn run(args: &SetArgs, context: &Context) -> Result<()> {
-    let target = args.target.target()?;
+    let (target, access) = args.disk.target_and_access()?;
     let settings = settings(&args.settings)?;
-    let access = args.key.access(&target.url(), &args.slot);
     context.block_on(open::set(
         &target,
         &access,

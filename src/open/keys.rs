@@ -163,6 +163,13 @@ impl Editing {
         Ok(editing)
     }
 
+    /// Another passphrase, ready for a slot.
+    async fn wrap_another(&self, new: &dyn Keyring, wish: KdfWish) -> Result<Wrapper> {
+        let secret = Arc::new(new.fresh().await?);
+        self.refuse_if_known(&secret).await?;
+        wrap(secret, wish).await
+    }
+
     /// Refuses a passphrase that opens a slot already: its owner would think to have one more than there is.
     async fn refuse_if_known(&self, secret: &Arc<Secret>) -> Result<()> {
         let (slots, id) = (self.disk.slots().to_vec(), self.disk.superblock().id);
@@ -206,9 +213,7 @@ pub async fn add_key(
     unsafe_no_fencing: bool,
 ) -> Result<u32> {
     let editing = Editing::of_slots(target, access, unsafe_no_fencing).await?;
-    let secret = Arc::new(new.fresh().await?);
-    editing.refuse_if_known(&secret).await?;
-    let wrapper = wrap(secret, wish).await?;
+    let wrapper = editing.wrap_another(new, wish).await?;
     let changed = editing
         .apply(|draft| add(&editing.disk, &wrapper, draft))
         .await?;
@@ -227,9 +232,7 @@ pub async fn change_key(
     unsafe_no_fencing: bool,
 ) -> Result<u32> {
     let editing = Editing::of_slots(target, access, unsafe_no_fencing).await?;
-    let secret = Arc::new(new.fresh().await?);
-    editing.refuse_if_known(&secret).await?;
-    let wrapper = wrap(secret, wish).await?;
+    let wrapper = editing.wrap_another(new, wish).await?;
     let old = opened(&editing.disk)?;
     let changed = editing
         .apply(|draft| replace(&editing.disk, &old, &wrapper, draft))

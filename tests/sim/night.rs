@@ -6,10 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::runtime::{Builder, Runtime};
 
 use super::judge;
 use super::profile::Profile;
+use super::support::volume::in_runtime;
 use super::tally::Tally;
 use super::world::World;
 
@@ -27,25 +27,16 @@ pub fn note_panics() {
     }));
 }
 
-/// One thread, and a clock that goes on only when nobody has anything to do.
-pub fn runtime() -> Runtime {
-    Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("runtime")
-}
-
 /// Runs the world of a seed and judges what it has left.
 fn simulate(seed: u64) -> Result<Tally, String> {
     PANICS.take();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let world = runtime().block_on(World::run(seed));
+        let world = in_runtime(World::run(seed));
         let violations = world.violations.lock().join("; ");
         if !violations.is_empty() {
             return Err(violations);
         }
-        let judged = runtime().block_on(judge::judge(&world))?;
+        let judged = in_runtime(judge::judge(&world))?;
         let mut tally = world.tally.lock().clone();
         tally.merge(&judged);
         Ok(tally)

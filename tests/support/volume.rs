@@ -14,6 +14,7 @@ use bucketdisk::secret::Key;
 use bucketdisk::store::versioned::{
     self, DiskSpec, MountOptions, SessionId, Sources, VersionedStore,
 };
+use bytes::Bytes;
 use uuid::Uuid;
 
 /// Makes a disk.
@@ -111,6 +112,21 @@ pub async fn open(
         None,
         tokio::runtime::Handle::current(),
     ))
+}
+
+/// Runs something on one thread, with a clock that goes on only when nobody has anything to do.
+pub fn in_runtime<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("runtime");
+    runtime.block_on(work)
+}
+
+/// Writes what the disk has to take.
+pub async fn write(disk: &Disk, offset: u64, data: impl Into<Bytes>) {
+    disk.write(offset, data.into()).await.expect("writes");
 }
 
 /// The whole content of a disk.
