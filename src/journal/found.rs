@@ -229,7 +229,8 @@ impl Found {
         }
     }
 
-    /// Makes as many files as a journal needs to go on, beside those with content, so that it does not begin only to stop.
+    /// Makes as many files as a journal needs to go on, beside those with content that is not released, so that it does not begin only to
+    /// stop.
     ///
     /// # Errors
     /// `Full`, `System`.
@@ -237,12 +238,22 @@ impl Found {
         // Files of a journal without its state would be taken for a damaged one. It was made by somebody who may have died over it.
         let secured = self.state.secure().and_then(|()| self.files.sync_names());
         secured.map_err(|e| failed(&self.files, "write to", e))?;
+        self.set_released_aside();
         while self.others.len() < SPARES_TO_BEGIN {
             let made = self.make_file();
             let file = made.map_err(|e| failed(&self.files, "make a file of", e))?;
             self.others.push(file);
         }
         Ok(())
+    }
+
+    /// Takes files whose content is released for what they are: such that hold nothing. After a crash, too, nobody asks for that content.
+    fn set_released_aside(&mut self) {
+        let kept = self.segments.split_off(&self.state.state.tail.segment);
+        for segment in std::mem::replace(&mut self.segments, kept).into_values() {
+            let file = Arc::clone(&segment.file);
+            self.others.push((segment.name.clone(), file));
+        }
     }
 
     fn make_file(&self) -> io::Result<(String, Arc<dyn LocalFile>)> {

@@ -38,12 +38,17 @@ pub(super) fn prepare(
     spec: &MountSpec,
     session: SessionId,
 ) -> Result<(Option<LocalState>, Option<Prepared>)> {
-    let local = lock_locally(superblock, &spec.mountpoint)?;
+    let local = lock_locally(superblock, keys, spec)?;
     let directory = match (&spec.cache, &local) {
         // This user's directory, which cannot be used: that has been said.
         (CacheDirectory::Usual, None) => None,
         (cache, _) => cache.of(superblock),
     };
+    if directory.is_none() && spec.flush == Some(FlushTo::Journal) {
+        let text =
+            "--flush journal needs a journal, and there is no directory for one: give --cache-dir";
+        return Err(Error::new(ErrorKind::Usage, text));
+    }
     if let Some(local) = &local
         && !spec.discard_journal
     {
@@ -55,7 +60,14 @@ pub(super) fn prepare(
             let look = Prepared::look(directory, superblock, keys, spec.discard_journal);
             match look {
                 Ok(prepared) => Some(prepared),
-                // Nobody has asked for this one, and there is none yet.
+                Err(error)
+                    if is_the_machines(&error)
+                        && !spec.discard_journal
+                        && journal::holds_something(directory, keys) =>
+                {
+                    return Err(not_to_be_lost(directory, &error));
+                }
+                // Nobody has asked for this one, and there is nothing in it.
                 Err(error) if may_do_without(spec, &error) => {
                     warn!(error = %error.chain(), "there is no journal: flushes wait for the bucket");
                     None
@@ -78,6 +90,26 @@ pub(super) fn prepare(
 
 /// What follows where this machine cannot remember a session.
 const FORGETFUL: &str = "this machine cannot remember the session: should this daemon die, mounting again takes --take-over";
+
+/// Why a mount cannot do without the journal in a directory, which cannot be had: flushed writes in it are in no bucket.
+fn not_to_be_lost(directory: &Path, cause: &Error) -> Error {
+    let text = format!(
+        "the journal in {} has writes of the last mount on this machine that are not in the bucket, and cannot be gone on with: {}; \
+         nothing is lost: mend that (where space is short, the folder 'cache' there may be removed), and mount again",
+        directory.display(),
+        cause.chain()
+    );
+    Error::new(cause.kind(), text)
+}
+
+/// Whether an error is one of the local disk, and says nothing against the journal.
+fn is_the_machines(error: &Error) -> bool {
+    let kind = error.kind();
+    matches!(
+        kind,
+        ErrorKind::Full | ErrorKind::Denied | ErrorKind::System
+    )
+}
 
 /// Whether a journal that cannot be had is only a comfort that is missing.
 fn may_do_without(spec: &MountSpec, error: &Error) -> bool {
@@ -111,16 +143,29 @@ fn left_behind(
 }
 
 /// The lock on this machine; `None` where this machine cannot remember anything.
-fn lock_locally(superblock: &Superblock, mountpoint: &Path) -> Result<Option<LocalState>> {
+///
+/// # Errors
+/// `Busy`; what keeps this user's directory from being used, where there is a journal in it that is to be gone on with.
+fn lock_locally(
+    superblock: &Superblock,
+    keys: Option<&Arc<DiskKeys>>,
+    spec: &MountSpec,
+) -> Result<Option<LocalState>> {
     let Some(root) = LocalState::root() else {
         warn!("there is no cache directory: {FORGETFUL}");
         return Ok(None);
     };
-    match LocalState::lock(&root, superblock.id, mountpoint) {
+    match LocalState::lock(&root, superblock.id, &spec.mountpoint) {
         Ok(local) => Ok(Some(local)),
         Err(error) if error.kind() == ErrorKind::Busy => Err(error),
         Err(error) => {
-            warn!(error = %error.chain(), "{FORGETFUL}");
+            let usual = CacheDirectory::Usual.of(superblock);
+            match usual.filter(|directory| journal::holds_something(directory, keys)) {
+                Some(directory) if !spec.discard_journal => {
+                    return Err(not_to_be_lost(&directory, &error));
+                }
+                _ => warn!(error = %error.chain(), "{FORGETFUL}"),
+            }
             Ok(None)
         }
     }

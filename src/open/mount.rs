@@ -123,6 +123,10 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         );
     }
     let session = SessionId::fresh();
+    if spec.target.is_memory() && spec.flush == Some(FlushTo::Journal) {
+        let text = "--flush journal needs a journal, and a disk in memory has none: leave it out";
+        return Err(Error::new(ErrorKind::Usage, text));
+    }
     let writes = !spec.read_only && !spec.target.is_memory();
     let (local, mut prepared) = match writes {
         true => prepare(&superblock, unlocked.keys(), spec, session)?,

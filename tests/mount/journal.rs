@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::support::real::{
-    Machine, Mount, can_mount, read_at, run, wait_for, with_directory, write_at,
+    Machine, Mount, can_mount, read_at, run, sh, wait_for, with_directory, write_at,
 };
 use crate::support::s3_server::S3Server;
 
@@ -75,6 +75,55 @@ fn a_flush_does_not_wait_for_a_store_that_is_away_and_survives_a_kill() {
     let disk = machine.mount(URL, "disk", &["--read-only"]);
     assert_eq!(read_at(&disk, MIB, 100_000), expected, "the bucket has it");
     disk.umount();
+}
+
+#[test]
+fn a_full_local_disk_refuses_the_mount_and_does_not_cost_what_the_journal_has() {
+    if !can_mount("a_full_local_disk_refuses_the_mount") {
+        return;
+    }
+    let (machine, url) = with_directory();
+    create(&machine, &url);
+    let info = machine.run(&["info", "--json", &url]);
+    let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
+    let root = bucketdisk::local::LocalState::root().expect("a place");
+    let home = root.join(info["disk_id"].as_str().expect("an id"));
+    fs::create_dir_all(&home).expect("a folder");
+    sh(&format!(
+        "mount -t tmpfs -o size=72m,mode=700 none {}",
+        home.display()
+    ));
+    let (disk, _) = machine.mount_as_usual(&url, "disk", &["--commit-interval", "1h"]);
+    for at in 0..54 {
+        write_at(
+            &disk,
+            at * MIB,
+            &vec![at as u8 + 1; MIB as usize],
+            at % 9 == 8,
+        );
+    }
+    assert_eq!(commits(&disk), 0);
+    let at = disk.dir().to_owned();
+    disk.kill();
+    let filler = home.join("filler");
+    sh(&format!(
+        "cat /dev/zero >{} 2>/dev/null || true",
+        filler.display()
+    ));
+    let said = refused(&machine, 11, &["mount", &url, &at]);
+    for part in [home.to_str().expect("UTF-8"), "nothing is lost"] {
+        assert!(said.contains(part), "lacks {part:?}: {said}");
+    }
+    sh(&format!("mount -o remount,size=128m {}", home.display()));
+    let (disk, _) = machine.mount_as_usual(&url, "disk", &[]);
+    for at in 0..54 {
+        assert!(
+            read_at(&disk, at * MIB, MIB as usize) == vec![at as u8 + 1; MIB as usize],
+            "MiB {at}"
+        );
+    }
+    disk.umount();
+    sh(&format!("umount {}", home.display()));
 }
 
 #[test]

@@ -156,16 +156,7 @@ impl Machine {
 
     /// Mounts a disk on a folder of this machine, and answers what is said on the way too.
     pub fn mount_saying(&self, url: &str, name: &str, options: &[&str]) -> (Mount<'_>, Output) {
-        let directory = self.home.path().join(name);
-        fs::create_dir_all(&directory).expect("a folder");
-        let log = self.home.path().join("log");
-        let mut arguments = vec![
-            "mount",
-            url,
-            directory.to_str().expect("UTF-8"),
-            "--log",
-            log.to_str().expect("UTF-8"),
-        ];
+        let mut arguments = Vec::new();
         let prefix = options.iter().position(|o| *o == "--prefix");
         let prefix = prefix.map_or("", |at| options[at + 1]);
         let cache = self.cache_directory(&format!("{url}/{prefix}"));
@@ -180,6 +171,22 @@ impl Machine {
         if !options.contains(&"--cache-size") {
             arguments.extend(["--cache-size", "0"]);
         }
+        arguments.extend(options);
+        self.mount_as_usual(url, name, &arguments)
+    }
+
+    /// Mounts a disk as one does who gives these options and no others.
+    pub fn mount_as_usual(&self, url: &str, name: &str, options: &[&str]) -> (Mount<'_>, Output) {
+        let directory = self.home.path().join(name);
+        fs::create_dir_all(&directory).expect("a folder");
+        let log = self.home.path().join("log");
+        let mut arguments = vec![
+            "mount",
+            url,
+            directory.to_str().expect("UTF-8"),
+            "--log",
+            log.to_str().expect("UTF-8"),
+        ];
         arguments.extend(options);
         let said = self.try_run(&arguments);
         assert!(said.status.success(), "{arguments:?}: {said:?}");
