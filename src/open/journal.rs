@@ -1,7 +1,7 @@
 //! The journal of a disk on this machine: found, checked against whose it is, and gone on with once the disk is claimed.
 //!
 //! What a journal holds may be applied only to the state that it was written over: the newest session of the disk has to be one of those
-//! that may have written to the journal. If that session has released the disk, all of it is committed already. A session is
+//! that may have written to the journal, and the bucket must not have been put back to an older copy meanwhile. If that session has released the disk, all of it is committed already. A session is
 //! remembered in the journal before its claim is put, so that a crash right after the claim finds both on the same side.
 
 use std::path::{Path, PathBuf};
@@ -183,7 +183,8 @@ impl Prepared {
         }
         let (bytes, location) = (self.replayed.written_bytes, self.location.clone());
         Ok(Arc::new(move |last: &LastSession| {
-            let own = last.session.is_some_and(|session| known.contains(&session));
+            let known = last.session.is_some_and(|session| known.contains(&session));
+            let own = known && !last.rolled_back;
             *verdict.lock() = match own {
                 true if last.released => Verdict::Committed,
                 true => Verdict::Apply,
@@ -192,18 +193,18 @@ impl Prepared {
             if own || empty || discard {
                 return Ok(());
             }
-            Err(advise(
-                Error::new(
-                    ErrorKind::Fenced,
-                    format!(
-                        "another session has had the disk since the journal in {} was written: {} of writes in it can be committed \
-                         no more",
-                        location,
-                        format_size(bytes)
-                    ),
+            let bytes = format_size(bytes);
+            let text = match last.rolled_back {
+                true => format!(
+                    "the journal in {location} was written over a newer state than the bucket has now: {bytes} of writes in it cannot be \
+                     put over an older one"
                 ),
-                &location,
-            ))
+                false => format!(
+                    "another session has had the disk since the journal in {location} was written: {bytes} of writes in it can be committed \
+                     no more"
+                ),
+            };
+            Err(advise(Error::new(ErrorKind::Fenced, text), &location))
         }))
     }
 

@@ -93,6 +93,46 @@ fn a_bucket_put_back_is_refused_until_that_is_accepted_and_the_cache_forgets_the
 }
 
 #[test]
+fn a_journal_is_not_applied_to_an_older_copy_of_the_bucket_that_is_accepted() {
+    if !can_mount("a_journal_is_not_applied_to_an_older_copy_of_the_bucket") {
+        return;
+    }
+    let (machine, url) = with_directory();
+    machine.run(&["create", &url, "--size", "8m", "--block-size", "64k"]);
+    let lazy = ["--flush", "journal", "--commit-interval", "1h"];
+    let disk = machine.mount(&url, "disk", &lazy);
+    write_at(&disk, 0, &[1; 4096], true);
+    machine.run(&["flush", "--bucket", disk.dir()]);
+    let bucket = machine.path().join("bucket");
+    let (bucket, copy) = (bucket.display(), machine.path().join("copy"));
+    let copy = copy.display();
+    sh(&format!("cp -a {bucket} {copy}"));
+    write_at(&disk, 0, &[2; 4096], true);
+    machine.run(&["flush", "--bucket", disk.dir()]);
+    write_at(&disk, 8192, &[3; 4096], true);
+    let at = disk.dir().to_owned();
+    disk.kill();
+    sh(&format!("rm -r {bucket} && cp -a {copy} {bucket}"));
+    let cache = machine.cache_directory(&format!("{url}/"));
+    let cache = cache.to_str().expect("UTF-8");
+    for (code, accepts, says) in [
+        (15, &[][..], "older copy"),
+        (6, &["--accept-rollback"], "a newer state"),
+    ] {
+        let line = ["mount", &url, &at, "--cache-dir", cache];
+        let output = machine.try_run(&[&line, accepts].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+    let accepts = ["--accept-rollback", "--discard-journal"];
+    let disk = machine.mount(&url, "disk", &accepts);
+    assert_eq!(read_at(&disk, 0, 4096), [1; 4096]);
+    assert_eq!(read_at(&disk, 8192, 4096), [0; 4096]);
+    disk.umount();
+}
+
+#[test]
 fn what_this_machine_has_seen_is_known_without_a_journal_and_lost_with_a_warning() {
     if !can_mount("what_this_machine_has_seen_is_known_without_a_journal") {
         return;

@@ -140,6 +140,8 @@ pub struct LastSession {
     pub session: Option<SessionId>,
     /// It has released the disk: all that it had taken is committed.
     pub released: bool,
+    /// The log is not what this machine has seen of it, which is accepted: it lacks what that session, too, may have committed.
+    pub rolled_back: bool,
 }
 
 /// Says whether the disk may be claimed after that session; what it refuses with is the mount's error. May be asked several times.

@@ -60,6 +60,7 @@ pub async fn mount(
     for _ in 0..CLAIMS {
         let since = Instant::now();
         let (look, rollback) = pin::look(&objects, options.pin.as_ref()).await?;
+        let log_rolled_back = rollback.is_some();
         if let Some(rollback) = rollback {
             accept(&objects, &options, rollback, &mut rolled_back)?;
         }
@@ -70,6 +71,7 @@ pub async fn mount(
         (options.admit)(&LastSession {
             session: look.last_session(),
             released: holder.is_none(),
+            rolled_back: log_rolled_back,
         })?;
         let Some((end, digest)) = claim(&objects, &look, holder.as_ref(), &options).await? else {
             continue;
