@@ -81,6 +81,30 @@ fn flush(journal: &Journal) {
 }
 
 /// Flushes so often that flushes are many; answers what it appended for that.
+#[test]
+fn a_mark_of_before_brings_nothing_back_that_was_given_up() {
+    let disk = LocalDisk::new(1);
+    let journal = fresh(&disk);
+    append(&journal, 0, &[1; 1000]);
+    let before = journal.end();
+    for at in 0..12 {
+        append(&journal, at, &[2; 4000]);
+    }
+    journal.release(journal.end()).expect("releases");
+    // In the files that the others were in.
+    let kept: Vec<Said> = (0..20)
+        .flat_map(|at| append(&journal, at, &[3; 4000]))
+        .collect();
+    flush(&journal);
+    let used = journal.used_bytes();
+    assert_eq!(journal.release(before).expect("changes nothing"), 0);
+    assert_eq!(journal.used_bytes(), used);
+    drop(journal);
+    disk.lose_power();
+    let (_, found) = replay(&look(&disk.files()).expect("looks")).expect("is whole");
+    assert!(found == kept, "{} of {}", found.len(), kept.len());
+}
+
 fn flush_often(journal: &Journal) -> Vec<Said> {
     let flushed = (0..64).flat_map(|_| {
         let said = append(journal, 0, &[1; 10]);

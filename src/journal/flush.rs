@@ -30,7 +30,11 @@ impl Journal {
             return Ok(true);
         }
         let Some(leading) = self.leader.try_lock() else {
-            return Ok(false);
+            return match self.failure() {
+                Some(failure) => Err(failure),
+                // Whoever leads, for whatever reason, tells when that is over.
+                None => Ok(false),
+            };
         };
         let outcome = self.lead();
         drop(leading);
@@ -66,8 +70,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Gives up what lies before a mark; durable when it returns. Answers how many bytes of the log that were. Blocks for as long as the
-    /// local disk takes.
+    /// Gives up what lies before a mark, unless that is given up already; durable when it returns. Answers how many bytes of the log that
+    /// were. Blocks for as long as the local disk takes.
     ///
     /// # Errors
     /// `System`: then the journal has failed.
@@ -101,8 +105,11 @@ impl Journal {
 
     /// Whether all before a mark is durable, and stays so should the journal fail, or have failed.
     pub fn has_durable(&self, upto: &Mark) -> bool {
-        let _leading = self.leader.lock();
-        *self.durable.borrow() >= upto.record
+        let leading = self.leader.lock();
+        let durable = *self.durable.borrow() >= upto.record;
+        drop(leading);
+        self.tell();
+        durable
     }
 
     /// Whether [`Journal::disown`] has been done.
@@ -116,7 +123,14 @@ impl Journal {
     /// # Errors
     /// `System`: then the next mount may find it, and nothing that is newer may be committed.
     pub fn disown(&self) -> Result<()> {
-        let _leading = self.leader.lock();
+        let leading = self.leader.lock();
+        let disowned = self.disown_alone();
+        drop(leading);
+        self.tell();
+        disowned
+    }
+
+    fn disown_alone(&self) -> Result<()> {
         let mut state = self.state.lock();
         if state.state.is_empty() {
             return Ok(());
@@ -136,14 +150,18 @@ impl Journal {
         })
     }
 
-    /// Has those who wait look at what has become durable. Not before the lead is free for one of them.
-    fn tell(&self) {
+    /// Has those who wait look at what has become durable, or has failed. Not before the lead is free for one of them.
+    pub(super) fn tell(&self) {
         self.durable.send_modify(|_| {});
     }
 
     fn move_tail(&self, upto: Mark) -> Result<u64> {
         // The segment with the tail has to be there after a crash, and until the tail has moved, all before it.
         let durable = self.lead()?;
+        // Segments behind a tail that has moved further are written anew.
+        if upto.record < self.log.lock().tail.record {
+            return Ok(durable);
+        }
         let moved = self.state.lock().change(|state| {
             state.tail = upto;
             state.durable = durable;

@@ -54,7 +54,7 @@ pub struct Placed {
     pub place: Place,
 }
 
-/// Why a record was not appended. Nothing has changed then.
+/// Why a record was not appended. The log ends where it did.
 #[derive(Debug)]
 pub enum AppendError {
     /// There is no room before something is released.

@@ -67,8 +67,11 @@ impl Journal {
     /// `Damaged` where one of them is not what was written any more; `System`.
     pub fn durable_records(&self, visit: &mut dyn FnMut(Entry)) -> Result<()> {
         let upto = {
-            let _leading = self.leader.lock();
-            *self.durable.borrow()
+            let leading = self.leader.lock();
+            let durable = *self.durable.borrow();
+            drop(leading);
+            self.tell();
+            durable
         };
         let (tail, segments) = {
             let log = self.log.lock();

@@ -98,9 +98,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether there is content that is released and that somebody still reads: when that is done there may be room.
+    /// Whether there is content that is released and that somebody still reads, or a file that is being made ready: when that is done there
+    /// may be room.
     pub fn is_held(&self) -> bool {
         let log = self.log.lock();
+        if log.spare.iter().any(|spare| spare.busy) {
+            return true;
+        }
         let released = |segment: &&Arc<Segment>| segment.header.number < log.tail.segment;
         let mut released = log.older.iter().filter(released);
         released.any(|segment| Arc::strong_count(segment) > 1)
