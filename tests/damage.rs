@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucketdisk::block::{BlockIndex, Seq};
-use bucketdisk::disk::Disk;
+use bucketdisk::disk::{Disk, DiskConfig};
 use bucketdisk::error::{Error, ErrorKind};
 use bucketdisk::object::ObjectClient;
 use bucketdisk::store::versioned::keys;
 use bytes::Bytes;
 use support::fault::{Fault, Faulty, Request};
 use support::memory::{Bucket, Change};
-use support::volume::{content, create, mount, open, options};
+use support::volume::{config, content, create, mount, open, options};
 use tokio::time::sleep;
 
 mod support;
@@ -38,6 +38,11 @@ struct Damaged {
 
 impl Damaged {
     async fn new() -> Damaged {
+        Damaged::with(None).await
+    }
+
+    /// With a limit to how far the store may be behind.
+    async fn with(max_lag: Option<Duration>) -> Damaged {
         let bucket = Bucket::new();
         create(&bucket.client(), SIZE, BLOCK).await;
         let mut model: Vec<u8> = (0..SIZE).map(|at| (at / 512) as u8 | 1).collect();
@@ -59,7 +64,12 @@ impl Damaged {
 
         let faulty = Faulty::new(bucket.client(), 1);
         let client: Arc<dyn ObjectClient> = faulty.clone();
-        let disk = open(&client, options(), DIRTY).await.expect("mounts");
+        let limits = DiskConfig {
+            max_lag,
+            ..config(DIRTY)
+        };
+        let store = mount(&client, options()).await.expect("mounts");
+        let disk = Disk::open(store, limits, None, tokio::runtime::Handle::current());
         for (offset, len, fill) in [
             (0, 5000, 7),
             (BAD * BLOCK + 512, 1024, 8),
@@ -166,6 +176,21 @@ async fn a_flush_fails_for_as_long_as_a_written_block_cannot_be_completed_and_no
     damaged.is_stored().await;
     damaged.disk.close().await.expect("closes");
     damaged.is_stored().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_block_can_be_mended_though_the_bucket_is_further_behind_than_it_may_be() {
+    let mut damaged = Damaged::with(Some(Duration::from_secs(60))).await;
+    damaged.flush().await;
+    sleep(Duration::from_secs(3600)).await;
+    let whole = vec![5; BLOCK as usize];
+    let mending = write(&damaged.disk, BAD * BLOCK, &whole);
+    let mended = tokio::time::timeout(Duration::from_secs(600), mending).await;
+    mended.expect("does not wait for a commit, which waits for it");
+    damaged.model[(BAD * BLOCK) as usize..][..whole.len()].copy_from_slice(&whole);
+    damaged.disk.flush().await.expect("can be completed now");
+    damaged.is_stored().await;
+    damaged.disk.close().await.expect("closes");
 }
 
 #[tokio::test(start_paused = true)]

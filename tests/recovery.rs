@@ -292,3 +292,17 @@ fn a_state_of_before_the_last_change_hides_nothing_that_was_flushed() {
         assert!(damaged > 0);
     });
 }
+
+#[test]
+fn a_journal_that_is_a_quarter_full_is_committed_though_nobody_asks() {
+    in_runtime(async {
+        let mut machine = Machine::new(0).await;
+        let (disk, _) = machine.mount().await;
+        for fill in 0..20 {
+            write(&disk, 0, vec![fill; BLOCK as usize]).await;
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let status = disk.status();
+        assert_eq!((status.dirty_bytes, status.store.commits), (0, 1));
+    });
+}

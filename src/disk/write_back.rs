@@ -37,7 +37,7 @@ use super::sealed::{Sealed, blocking, shared_error};
 mod committer;
 mod failed;
 
-/// How soon a writer looks again whether the journal has room, where readers keep it from being written anew.
+/// How soon a writer looks again whether the journal has room, which readers may have kept from being written anew.
 const HELD_PAUSE: Duration = Duration::from_millis(100);
 /// The most of the dirty limit, of which it is a quarter otherwise, that is kept for the data of writes that wait for room: as
 /// many of the largest size as a frontend lets wait at a time.
@@ -56,6 +56,8 @@ pub(super) struct State {
     wanted: u64,
     /// Stop when everything wanted is committed.
     stopping: bool,
+    /// Nothing can be committed before a damaged block is written to its ends, or discarded.
+    incompletable: bool,
 }
 
 impl State {
@@ -130,6 +132,7 @@ impl WriteBack {
             sealed: None,
             open_number: 1,
             stopping: false,
+            incompletable: false,
         };
         WriteBack {
             state: RwLock::new(state),
@@ -166,13 +169,18 @@ impl WriteBack {
             return Err(closed());
         }
         let dirty = state.dirty_cost();
-        let lags = |limit: Duration| state.oldest_write().is_some_and(|t| t.elapsed() > limit);
+        let lags = |limit: Duration| {
+            // A block that cannot be completed is mended by a write or a discard.
+            !state.incompletable && state.oldest_write().is_some_and(|t| t.elapsed() > limit)
+        };
         if dirty > 0
             && (dirty.saturating_add(bytes) > self.limit || self.config.max_lag.is_some_and(lags))
         {
             self.ask_for_room(&mut state);
             return Ok(false);
         }
+        // Before the journal has it, which is then longer.
+        let was_due = self.is_large(&state);
         let mut kept = K::default();
         if let Some(journal) = &self.journal {
             // Readers and the committer go on while the local disk is written to.
@@ -186,7 +194,7 @@ impl WriteBack {
             };
             state = self.state.write();
         }
-        let (was_empty, was_due) = (state.open.is_empty(), self.is_large(&state));
+        let was_empty = state.open.is_empty();
         apply(&mut state, Instant::now(), kept);
         let wake = (was_empty && !state.open.is_empty()) || (!was_due && self.is_large(&state));
         drop(state);
@@ -203,9 +211,12 @@ impl WriteBack {
         keep: impl Fn(&Journal) -> Result<K, AppendError>,
     ) -> Result<Option<K>> {
         let mut outcome = keep(journal);
+        let mut held = true;
         if matches!(outcome, Err(AppendError::Full)) && self.is_empty() {
             // All of it is committed, or was made zero again before it was.
             journal.release(journal.end())?;
+            // Asked first: what is held no more by the time of the answer may have room.
+            held = journal.is_held();
             outcome = keep(journal);
         }
         match outcome {
@@ -214,7 +225,7 @@ impl WriteBack {
                 self.wake.notify_one();
                 Err(error)
             }
-            Err(AppendError::Full) if self.is_empty() && !journal.is_held() => Err(Error::new(
+            Err(AppendError::Full) if !held => Err(Error::new(
                 ErrorKind::Full,
                 format!(
                     "there is no space for the journal in {}: make some, or mount with another --cache-dir",
@@ -279,10 +290,10 @@ impl WriteBack {
             if change()? {
                 return Ok(());
             }
-            match self.journal.as_ref().is_some_and(|j| j.is_held()) {
+            match &self.journal {
                 // Who reads from the journal tells nobody that it is done.
-                true => drop(timeout(HELD_PAUSE, room).await),
-                false => room.await,
+                Some(_) => drop(timeout(HELD_PAUSE, room).await),
+                None => room.await,
             }
         }
     }

@@ -67,7 +67,11 @@ impl WriteBack {
                 continue;
             }
             match self.commit(&sealed).await? {
-                Ended::Committed => self.room.notify_waiters(),
+                Ended::Committed => {
+                    // What it holds of the journal cannot be written anew.
+                    drop(sealed);
+                    self.room.notify_waiters();
+                }
                 Ended::GivenUp(_) => {
                     self.take_back(sealed);
                     self.wait_until_completable().await;
@@ -248,10 +252,13 @@ impl WriteBack {
         let mut pause = RETRY_FAILED;
         let mut first = BlockIndex(0);
         while let Some((index, error)) = self.incompletable(first).await {
+            self.state.write().incompletable = true;
+            self.room.notify_waiters();
             // The next look begins where this one ended, so that it costs one request.
             first = index;
             self.pause_after_failure(error, &mut pause).await;
         }
+        self.state.write().incompletable = false;
     }
 
     /// A block, looked for from `first` on and then from the start, that cannot be completed.
