@@ -282,7 +282,7 @@ impl Service for Life {
             return Ok(true);
         }
         self.disk().flush().await?;
-        Ok(self.disk().status().dirty_bytes == 0)
+        Ok(!self.disk().flushes_to_journal() || self.disk().status().dirty_bytes == 0)
     }
 
     async fn unmount(&self, discard: bool) -> Result<Unmounted> {

@@ -78,6 +78,12 @@ impl Disk {
         }
     }
 
+    /// Whether flushes wait for the journal alone.
+    pub fn flushes_to_journal(&self) -> bool {
+        let journal = self.flush_journal();
+        journal.is_some_and(|journal| journal.failure().is_none())
+    }
+
     /// The journal, if that is what flushes wait for.
     pub(super) fn flush_journal(&self) -> Option<&Arc<Journal>> {
         let journal = self.write_back.journal.as_ref();
