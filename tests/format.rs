@@ -61,6 +61,7 @@ fn record(seq: u32, claim: u32, previous: Digest, body: RecordBody) -> Bytes {
         nonce: 0x0011_2233_4455_6677,
         previous,
         time: time(),
+        journal: None,
         body,
     };
     record.encode(&ObjectCodec::PLAIN, DISK)

@@ -306,3 +306,29 @@ fn a_journal_that_is_a_quarter_full_is_committed_though_nobody_asks() {
         assert_eq!((status.dirty_bytes, status.store.commits), (0, 1));
     });
 }
+
+#[test]
+fn an_older_copy_of_a_journal_is_not_put_over_what_was_committed_from_it_since() {
+    in_runtime(async {
+        let mut machine = Machine::new(0).await;
+        let (disk, _) = machine.mount().await;
+        write(&disk, 0, &b"older"[..]).await;
+        disk.flush().await.expect("flushes");
+        // As a virtual machine is put back to a snapshot.
+        let older = machine.local.fork(1);
+        write(&disk, 0, &b"newer"[..]).await;
+        disk.commit().await.expect("commits");
+        // A heartbeat says it, too.
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+        drop(disk);
+        machine.local = older;
+        machine.local.kill();
+        let refused = machine.try_mount().await.map(drop);
+        let error = refused.expect_err("is refused");
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{}", error.chain());
+        assert!(error.chain().contains("an older copy"), "{}", error.chain());
+        machine.discards = true;
+        let (disk, records) = machine.mount().await;
+        assert_eq!((records, &content(&disk).await[..5]), (0, &b"newer"[..]));
+    });
+}

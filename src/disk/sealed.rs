@@ -12,7 +12,7 @@ use tokio::task::block_in_place;
 use crate::block::{Block, BlockIndex, Seq};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Mark, Place};
-use crate::store::{Changes, ReadError};
+use crate::store::{Changes, JournalMark, ReadError};
 
 use super::epoch::Epoch;
 use super::reader::Reader;
@@ -26,6 +26,8 @@ pub(super) struct Sealed {
     pub(super) epoch: Epoch,
     /// The end of the journal when it was sealed: what lies before is done with once this is committed. `None` without a journal.
     pub(super) journal_end: Option<Mark>,
+    /// The same for the store.
+    mark: Option<JournalMark>,
     /// Blocks that are stored, or turned out to be holes.
     pub(super) done: AtomicU64,
     reader: Arc<Reader>,
@@ -35,13 +37,15 @@ impl Sealed {
     pub(super) fn new(
         number: u64,
         epoch: Epoch,
-        journal_end: Option<Mark>,
+        journal_end: Option<(Mark, JournalMark)>,
         reader: Arc<Reader>,
     ) -> Self {
+        let (journal_end, mark) = journal_end.unzip();
         Sealed {
             number,
             epoch,
             journal_end,
+            mark,
             done: AtomicU64::new(0),
             reader,
         }
@@ -85,6 +89,10 @@ impl Changes for Sealed {
             self.done.fetch_add(1, Ordering::Relaxed);
         }
         Ok(block)
+    }
+
+    fn journal(&self) -> Option<JournalMark> {
+        self.mark
     }
 
     fn stored(&self, index: BlockIndex, version: Seq, block: &Block) {

@@ -38,6 +38,14 @@ pub struct Replayed {
     end: u64,
 }
 
+impl Replayed {
+    /// The number that the next record would have had.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+}
+
 /// A journal that nobody writes to yet.
 #[derive(Debug)]
 pub struct Found {
@@ -169,6 +177,11 @@ impl Found {
     /// Whose it is.
     pub fn owner(&self) -> Owner {
         self.state.state.owner
+    }
+
+    /// Its id, random.
+    pub fn id(&self) -> u128 {
+        self.state.state.journal
     }
 
     /// The sessions that may have written to it.

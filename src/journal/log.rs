@@ -38,6 +38,12 @@ pub struct Mark {
 }
 
 impl Mark {
+    /// The number of the next record: all before have smaller ones.
+    #[must_use]
+    pub fn record(&self) -> u64 {
+        self.record
+    }
+
     /// Bytes that were appended since an earlier mark.
     #[must_use]
     pub fn since(&self, earlier: &Mark) -> u64 {
@@ -142,6 +148,11 @@ impl Journal {
     /// The end of the log.
     pub fn end(&self) -> Mark {
         self.log.lock().end
+    }
+
+    /// Its id, random.
+    pub fn id(&self) -> u128 {
+        self.id
     }
 
     /// Bytes of the log that are not released.

@@ -1,7 +1,7 @@
 //! The journal of a disk on this machine: found, checked against whose it is, and gone on with once the disk is claimed.
 //!
 //! What a journal holds may be applied only to the state that it was written over: the newest session of the disk has to be one of those
-//! that may have written to the journal, and the bucket must not have been put back to an older copy meanwhile. If that session has released the disk, all of it is committed already. A session is
+//! that may have written to the journal, and neither the bucket nor the journal may have been put back to an older copy meanwhile. If that session has released the disk, all of it is committed already. A session is
 //! remembered in the journal before its claim is put, so that a crash right after the claim finds both on the same side.
 
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ use crate::disk::{Kept, Recovered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Directory, Found, LocalFiles, Owner, Replayed, SEGMENT_BYTES};
 use crate::local::{DirectoryLock, make_private};
-use crate::store::BlockStore;
 use crate::store::versioned::{Admit, LastSession, Superblock};
+use crate::store::{BlockStore, JournalMark};
 
 /// Where a mount keeps what is not in the bucket yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,9 +182,13 @@ impl Prepared {
             self.found.remember(session.0.as_u128())?;
         }
         let (bytes, location) = (self.replayed.written_bytes, self.location.clone());
+        let (id, end) = (self.found.id(), self.replayed.end());
         Ok(Arc::new(move |last: &LastSession| {
             let known = last.session.is_some_and(|session| known.contains(&session));
-            let own = known && !last.rolled_back;
+            // Whatever is in the bucket was durable in the journal first.
+            let of_this = |mark: &JournalMark| mark.id.as_u128() == id;
+            let is_older_copy = last.journal.filter(of_this).is_some_and(|m| m.before > end);
+            let own = known && !last.rolled_back && !is_older_copy;
             *verdict.lock() = match own {
                 true if last.released => Verdict::Committed,
                 true => Verdict::Apply,
@@ -194,15 +198,21 @@ impl Prepared {
                 return Ok(());
             }
             let bytes = format_size(bytes);
-            let text = match last.rolled_back {
-                true => format!(
+            let text = if last.rolled_back {
+                format!(
                     "the journal in {location} was written over a newer state than the bucket has now: {bytes} of writes in it cannot be \
                      put over an older one"
-                ),
-                false => format!(
+                )
+            } else if known && is_older_copy {
+                format!(
+                    "the journal in {location} is an older copy of the one that the bucket was last written from: {bytes} of writes in it \
+                     cannot be put over newer ones"
+                )
+            } else {
+                format!(
                     "another session has had the disk since the journal in {location} was written: {bytes} of writes in it can be committed \
                      no more"
-                ),
+                )
             };
             Err(advise(Error::new(ErrorKind::Fenced, text), &location))
         }))

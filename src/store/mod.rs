@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::block::{Block, BlockIndex, Geometry, Seq};
 use crate::cache::CacheStatus;
@@ -94,6 +95,17 @@ pub enum ReadError {
     Failed(#[from] Error),
 }
 
+/// How far a journal on a local disk has gone into the state of a bucket. So it can be told whether a journal is the one that the bucket was last
+/// written from, or an older copy of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JournalMark {
+    /// The journal's id, random.
+    pub id: Uuid,
+    /// All its records with smaller numbers are in the state, and were durable in the journal before they were.
+    pub before: u64,
+}
+
 /// What one commit changes: the exact difference between two instants of the disk.
 ///
 /// It never changes once handed out: every call answers the same for ever, so that a request that is sent twice, or that arrives
@@ -110,6 +122,11 @@ pub trait Changes: Send + Sync {
     /// of a partly written block from the store, and fails as that does: `Damaged` means that these changes cannot be
     /// completed for as long as that block is damaged.
     async fn block(&self, index: BlockIndex) -> Result<Option<Block>>;
+
+    /// How far these changes take the journal that they come from; `None` where they come from none.
+    fn journal(&self) -> Option<JournalMark> {
+        None
+    }
 
     /// Tells that a block's content is durable under a version (which the map may not name yet), so that it can be cached.
     fn stored(&self, index: BlockIndex, version: Seq, block: &Block);

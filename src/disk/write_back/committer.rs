@@ -16,11 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
 
 use crate::block::BlockIndex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::Mark;
-use crate::store::Changes;
+use crate::store::{Changes, JournalMark};
 
 use super::super::sealed::{self, Sealed, blocking};
 use super::{State, WriteBack};
@@ -159,13 +160,14 @@ impl WriteBack {
 
     fn seal(&self, state: &mut State) -> Arc<Sealed> {
         let epoch = std::mem::take(&mut state.open);
-        state.journal_begin = self.journal.as_ref().map(|journal| journal.end());
-        let sealed = Arc::new(Sealed::new(
-            state.open_number,
-            epoch,
-            state.journal_begin,
-            Arc::clone(&self.reader),
-        ));
+        let end = self.journal.as_ref().map(|journal| {
+            let end = journal.end();
+            let (id, before) = (Uuid::from_u128(journal.id()), end.record());
+            (end, JournalMark { id, before })
+        });
+        state.journal_begin = end.map(|(end, _)| end);
+        let reader = Arc::clone(&self.reader);
+        let sealed = Arc::new(Sealed::new(state.open_number, epoch, end, reader));
         state.open_number += 1;
         state.sealed = Some(Arc::clone(&sealed));
         sealed

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::block::{BlockIndex, Seq};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Changes;
+use crate::store::{Changes, JournalMark};
 
 use super::checkpoint::Garbage;
 use super::mount::{host_name, next_number};
@@ -32,6 +32,8 @@ impl VersionedStore {
         let mut log = self.log.lock().await;
         self.begin_record(&mut log).await?;
         let head = self.view.read().head;
+        let journal = changes.journal().or(log.journal);
+        log.journal = journal;
         let attempt = match &mut log.attempt {
             Some(attempt) => attempt,
             none => none.insert(Attempt {
@@ -47,7 +49,7 @@ impl VersionedStore {
                 log.attempt = None;
                 return Ok(head);
             };
-            attempt.record = Some(self.next_record(attempt.seq, body));
+            attempt.record = Some(self.next_record(attempt.seq, body, journal));
         }
         let seq = attempt.seq;
         if let Some((record, object)) = &attempt.record {
@@ -117,7 +119,8 @@ impl VersionedStore {
     /// Those of [`VersionedStore::append`]; the record is then in doubt until the next [`VersionedStore::begin_record`].
     pub(super) async fn write_record(&self, log: &mut LogEnd, body: RecordBody) -> Result<()> {
         let seq = next_number(self.view.read().head)?;
-        let (record, object) = log.pending.insert(self.next_record(seq, body));
+        let next = self.next_record(seq, body, log.journal);
+        let (record, object) = log.pending.insert(next);
         self.append(record, object).await?;
         log.pending = None;
         log.last_record = (Instant::now(), self.sources.now());
@@ -232,7 +235,12 @@ impl VersionedStore {
     }
 
     /// The record that follows the head, and its bytes.
-    fn next_record(&self, seq: Seq, body: RecordBody) -> (Record, bytes::Bytes) {
+    fn next_record(
+        &self,
+        seq: Seq,
+        body: RecordBody,
+        journal: Option<JournalMark>,
+    ) -> (Record, bytes::Bytes) {
         let (claim, previous) = {
             let view = self.view.read();
             (view.claim, view.digest)
@@ -244,6 +252,7 @@ impl VersionedStore {
             nonce: self.sources.number(),
             previous,
             time: self.sources.now(),
+            journal,
             body,
         };
         let object = self.objects.encode_record(&record);

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::block::Seq;
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::ObjectEntry;
+use crate::store::JournalMark;
 
 use super::checkpoint::Checkpoint;
 use super::listing::Records;
@@ -128,6 +129,14 @@ impl FirstLook {
             Newest::Nothing => None,
             Newest::Record(stored) => Some(stored.record.session),
             Newest::Checkpoint(checkpoint) => Some(checkpoint.last.session),
+        }
+    }
+
+    /// The newest mark of a journal; `None` where there is none, or the record that had it is pruned.
+    pub(super) fn journal(&self) -> Option<JournalMark> {
+        match &self.newest {
+            Newest::Record(stored) => stored.record.journal,
+            Newest::Nothing | Newest::Checkpoint(_) => None,
         }
     }
 

@@ -54,6 +54,7 @@ use crate::cache::ObjectCache;
 use crate::codec::Codec;
 use crate::codec::compress::Compression;
 use crate::codec::slots::Wrapper;
+use crate::store::JournalMark;
 
 pub mod checkpoint;
 mod coding;
@@ -142,6 +143,8 @@ pub struct LastSession {
     pub released: bool,
     /// The log is not what this machine has seen of it, which is accepted: it lacks what that session, too, may have committed.
     pub rolled_back: bool,
+    /// How far a journal has gone into the log, as the last session says it; `None` where it says nothing of that.
+    pub journal: Option<JournalMark>,
 }
 
 /// Says whether the disk may be claimed after that session; what it refuses with is the mount's error. May be asked several times.

@@ -49,6 +49,7 @@ pub async fn mount(
             options,
             loaded,
             claim,
+            journal: None,
             leftovers: false,
             took_over: None,
             accepted: rolled_back,
@@ -72,6 +73,7 @@ pub async fn mount(
             session: look.last_session(),
             released: holder.is_none(),
             rolled_back: log_rolled_back,
+            journal: look.journal(),
         })?;
         let Some((end, digest)) = claim(&objects, &look, holder.as_ref(), &options).await? else {
             continue;
@@ -103,6 +105,7 @@ pub async fn mount(
                 options,
                 loaded: *loaded,
                 claim: Some((end, digest)),
+                journal: look.journal(),
                 leftovers,
                 took_over,
                 accepted: rolled_back,
@@ -232,6 +235,7 @@ async fn claim(
         nonce: options.sources.number(),
         previous: look.digest(),
         time: options.sources.now(),
+        journal: look.journal(),
         body: RecordBody::Claim {
             host: host_name(),
             pid: std::process::id(),

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::block::{BlockIndex, Seq};
 use crate::codec::payload::{PayloadError, Reader, Writer};
 use crate::codec::{Codec, DecodeError, ObjectKind, Place, timestamp};
+use crate::store::JournalMark;
 
 /// Identifies one mount for writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -96,6 +97,8 @@ pub struct Record {
     /// When it was made, by the sender's clock; moments before 1970 or after 9999 become the nearest one inside. For people only:
     /// nothing is decided by it.
     pub time: SystemTime,
+    /// The newest mark of a journal, of this commit or an earlier one; `None` where no commit had one.
+    pub journal: Option<JournalMark>,
     /// What it says.
     pub body: RecordBody,
 }
@@ -177,6 +180,8 @@ struct Header {
     previous: Digest,
     time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    journal: Option<JournalMark>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
@@ -211,6 +216,7 @@ impl Record {
             nonce: format!("{:016x}", self.nonce),
             previous: self.previous,
             time: timestamp::to_nanos(self.time),
+            journal: self.journal,
             host: None,
             pid: None,
             took_over: None,
@@ -291,6 +297,7 @@ impl Record {
             previous: header.previous,
             time: timestamp::from_nanos(&header.time)
                 .ok_or(FormatError::Member { member: "time" })?,
+            journal: header.journal,
             body,
         })
     }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::block::{Block, BlockIndex, Geometry, Seq};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{BlockStore, Changes, ReadError, StoreStatus};
+use crate::store::{BlockStore, Changes, JournalMark, ReadError, StoreStatus};
 
 use super::checkpoint::Garbage;
 use super::load::{Loaded, was_changed_since};
@@ -37,6 +37,8 @@ pub(super) struct Start {
     pub(super) loaded: Loaded,
     /// The newest claim up to there, and its digest; `None` where it is not there.
     pub(super) claim: Option<(Seq, Digest)>,
+    /// The newest mark of a journal up to there.
+    pub(super) journal: Option<JournalMark>,
     /// An earlier session may have left blocks that it never committed.
     pub(super) leftovers: bool,
     pub(super) took_over: Option<TookOver>,
@@ -101,6 +103,8 @@ pub(super) struct LogEnd {
     pub(super) pending: Option<(Record, Bytes)>,
     /// When this session last wrote a record, by both clocks: one stands still while the machine sleeps, the other may be set.
     pub(super) last_record: (Instant, SystemTime),
+    /// The newest mark of a journal that the log has, or is about to.
+    pub(super) journal: Option<JournalMark>,
 }
 
 impl LogEnd {
@@ -133,6 +137,7 @@ impl VersionedStore {
             options,
             loaded,
             claim,
+            journal,
             leftovers,
             took_over,
             accepted,
@@ -192,6 +197,7 @@ impl VersionedStore {
                 attempt: None,
                 pending: None,
                 last_record: (Instant::now(), options.sources.now()),
+                journal,
             }),
             fenced_by: OnceLock::new(),
             fencing: Notify::new(),

@@ -18,6 +18,7 @@ fn record(body: RecordBody) -> Record {
         nonce: 0x0123_4567_89ab_cdef,
         previous: Digest([0xab; 16]),
         time: UNIX_EPOCH + Duration::new(1_738_324_800, 42),
+        journal: None,
         body,
     }
 }
