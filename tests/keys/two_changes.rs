@@ -278,3 +278,40 @@ async fn a_request_of_a_dead_change_may_land_whenever_it_likes() {
     }
     assert!(landings > 50, "{landings} landings");
 }
+
+/// Two later changes, one after the other: the first takes the number that the sleeper is about to put, the second prunes it.
+#[tokio::test]
+async fn a_change_that_sleeps_while_others_are_made_and_pruned_is_made_after_them() {
+    let (start, owner) = disk().await;
+    let mut slept = 0;
+    for first in 0..MOST {
+        let bucket = start.fork();
+        let sleeper = Do::Add("y");
+        let mut sleeping = Under::begin(&bucket, &owner, &sleeper);
+        for _ in 0..first {
+            sleeping.step().await;
+        }
+        if sleeping.outcome.is_some() {
+            break;
+        }
+        let client: Arc<dyn ObjectClient> = bucket.client();
+        let meanwhile = Do::Add("x");
+        let made = change(&client, &owner, &meanwhile).await;
+        let made = made.expect("is made");
+        let later = change(&client, &made, &Do::Label("later")).await;
+        later.expect("is made");
+        let outcome = sleeping.finish().await;
+        let how = format!("asleep after {first} requests");
+        assert!(outcome.is_ok(), "{how}: {outcome:?}");
+        judge(
+            &bucket,
+            [(&sleeper, &outcome), (&meanwhile, &Ok(made))],
+            &how,
+        )
+        .await;
+        let now = crate::support::encrypted::open(&client, "y").await;
+        assert_eq!(now.expect("opens").label(), "later", "{how}");
+        slept += 1;
+    }
+    assert!(slept > 3, "{slept} times");
+}
