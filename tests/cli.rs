@@ -112,12 +112,13 @@ fn malformed_options_are_refused_by_name() {
     let (directory, url) = bucket();
     let mountpoint = tempfile::tempdir().expect("directory");
     let at = mountpoint.path().to_str().expect("path");
-    let mount: [(&[&str], &str); 20] = [
+    let mount: [(&[&str], &str); 21] = [
         (&["--commit-interval", "soon"], "'soon'"),
         (&["--commit-interval", "0s"], "'0s'"),
         (&["--requests", "0"], "--requests"),
         (&["--requests", "many"], "--requests"),
         (&["--mode", "888"], "octal"),
+        (&["--journal-size", "63m"], "64 MiB"),
         (&["--filename", "a/b"], "--filename"),
         (&["--filename", "stats"], "'stats'"),
         (&["--size", "1g"], "--create"),

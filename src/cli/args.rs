@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::codec::compress::Compression;
-use crate::config::{parse_duration, parse_size};
+use crate::config::{format_size, parse_duration, parse_size};
 use crate::disk::FlushTo;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::journal::SMALLEST_BYTES;
 use crate::store::versioned::superblock::MAX_LABEL_BYTES;
 
 use super::key_args::{DiskArgs, KdfArgs, KeyArgs, KeyVerbArgs, SetArgs, SlotArgs};
@@ -228,14 +229,14 @@ pub struct MountArgs {
     pub cache_size: u64,
 
     /// The most that the journal takes in the cache directory; writers wait beyond it
-    #[arg(long, value_name = "SIZE", default_value = "4g", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "4g", value_parser = journal_size)]
     pub journal_size: u64,
 
     /// What a flush (fsync) waits for: the journal on the local disk, or the bucket [default: journal where there is one]
     #[arg(long, value_name = "journal|bucket", value_parser = flush_to)]
     pub flush: Option<FlushTo>,
 
-    /// Give up what a journal holds that is damaged, or that was written before another session took the disk
+    /// Give up what a journal holds that is damaged, or that the disk has gone on without
     #[arg(long, conflicts_with = "read_only")]
     pub discard_journal: bool,
 
@@ -414,6 +415,18 @@ pub(super) fn compression(text: &str) -> Result<Compression, Error> {
 
 pub(super) fn size(text: &str) -> Result<u64, Error> {
     parse_size(text)
+}
+
+fn journal_size(text: &str) -> Result<u64, Error> {
+    let size = parse_size(text)?;
+    if size >= SMALLEST_BYTES {
+        return Ok(size);
+    }
+    let least = format_size(SMALLEST_BYTES);
+    Err(Error::new(
+        ErrorKind::Usage,
+        format!("a journal takes {least} at least, or leave it out with --cache-dir none"),
+    ))
 }
 
 fn flush_to(text: &str) -> Result<FlushTo, String> {

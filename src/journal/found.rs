@@ -8,6 +8,7 @@ use super::files::{LocalFile, LocalFiles};
 use super::log::{Journal, Log, Mark, salt};
 use super::record::{HEADER_BYTES, Record, may_be_header};
 use super::replay::Entry;
+use super::segment::SEGMENT_BYTES;
 use super::segment::{Segment, SegmentHeader};
 use super::space::{Spare, unused_name};
 use super::state::{MOST_SESSIONS, NAME, Owner, STATE_BYTES, State, StateFile};
@@ -16,6 +17,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The least number of segments: one is written to while another waits for its release.
 const LEAST_SEGMENTS: u64 = 4;
+/// The least that a journal of the usual segments takes, in bytes.
+pub const SMALLEST_BYTES: u64 = LEAST_SEGMENTS * SEGMENT_BYTES;
 /// Every opening begins its records at a multiple of this.
 const NUMBERS_OF_ONE_OPENING: u64 = 1 << 40;
 /// Files without content that a journal begins with at least: one is written to while the content of the other is committed.

@@ -44,7 +44,7 @@ mod state;
 
 pub use directory::Directory;
 pub use files::{LocalFile, LocalFiles};
-pub use found::{Found, Replayed};
+pub use found::{Found, Replayed, SMALLEST_BYTES};
 pub use log::{AppendError, Journal, Mark, Placed};
 pub use replay::Entry;
 pub use segment::{Place, SEGMENT_BYTES};
