@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
+use super::head::Seen;
 use super::{Target, client};
 use crate::codec::compress::Compression;
 use crate::codec::kdf::Kdf;
@@ -18,7 +19,7 @@ use crate::codec::timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::ObjectClient;
 use crate::secret::Passphrase;
-use crate::store::versioned::{self, Draft, Superblock, Unlocked};
+use crate::store::versioned::{self, Draft, Superblock, SuperblockMark, Unlocked};
 
 /// How often somebody at a terminal may mistype a passphrase.
 const ATTEMPTS: u32 = 3;
@@ -136,16 +137,29 @@ struct Editing {
     client: Arc<dyn ObjectClient>,
     disk: Unlocked,
     unsafe_no_fencing: bool,
+    /// What this machine has seen of it; `None` where there is no place for that.
+    seen: Option<Seen>,
 }
 
 impl Editing {
+    /// Opens a disk to change it.
+    ///
+    /// # Errors
+    /// `RolledBack` where its superblock is older than this machine has seen, before anybody is asked; those of opening the disk.
     async fn begin(target: &Target, access: &Access, unsafe_no_fencing: bool) -> Result<Editing> {
         let client = client(target).await?;
         let superblock = versioned::read_superblock(&client).await?;
+        let seen = Seen::of(superblock.id);
+        // A change of an older superblock would bring back what was removed since.
+        if let Some(pin) = seen.as_ref().and_then(Seen::pin) {
+            let followed = SuperblockMark::of(&superblock).follows(pin.superblock);
+            followed.map_err(|rollback| rollback.refusal(&target.url()))?;
+        }
         Ok(Editing {
             disk: unlock(superblock, access).await?,
             client,
             unsafe_no_fencing,
+            seen,
         })
     }
 
@@ -196,14 +210,18 @@ impl Editing {
         mut change: impl FnMut(&mut Draft) -> Result<bool> + Send,
     ) -> Result<Unlocked> {
         let fencing = versioned::fences(&self.client, self.unsafe_no_fencing).await?;
-        versioned::change(&self.client, &self.disk, fencing, &mut change).await
+        let changed = versioned::change(&self.client, &self.disk, fencing, &mut change).await?;
+        if let Some(seen) = &self.seen {
+            seen.raise(SuperblockMark::of(changed.superblock()));
+        }
+        Ok(changed)
     }
 }
 
 /// Adds a key slot, and answers its number.
 ///
 /// # Errors
-/// Those of opening the disk and of the keyrings; `Exists` where the new passphrase opens a slot already; `Usage` where there is no room;
+/// `RolledBack`; those of opening the disk and of the keyrings; `Exists` where the new passphrase opens a slot already; `Usage` where there is no room;
 /// those of [`versioned::change`].
 pub async fn add_key(
     target: &Target,
@@ -243,7 +261,7 @@ pub async fn change_key(
 /// Removes a key slot, the one of that number or else the one that was opened, and answers its number.
 ///
 /// # Errors
-/// Those of opening the disk; `NotFound` where there is no such slot; `Usage` where it is the last; those of [`versioned::change`].
+/// `RolledBack`; those of opening the disk; `NotFound` where there is no such slot; `Usage` where it is the last; those of [`versioned::change`].
 pub async fn remove_key(
     target: &Target,
     access: &Access,
@@ -277,7 +295,7 @@ pub struct Settings {
 /// Changes what of a disk can be changed.
 ///
 /// # Errors
-/// Those of opening the disk; `Usage`; those of [`versioned::change`].
+/// `RolledBack`; those of opening the disk; `Usage`; those of [`versioned::change`].
 pub async fn set(
     target: &Target,
     access: &Access,
