@@ -139,6 +139,8 @@ async fn a_slot_that_asks_for_the_impossible_is_refused_before_it_is_computed() 
     let mut asking = members(&bucket.body("disk.json").expect("there"));
     asking["encryption"]["slots"][0]["kdf"]["memory_kib"] = json!(u32::MAX);
     let superblock = Superblock::parse(&resealed(asking)).expect("parses");
-    let error = open_at(superblock, "b").expect_err("asks for 4 TiB");
+    let error = open_at(superblock.clone(), "a").expect_err("asks for 4 TiB");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let error = open_at(superblock, "b").expect_err("was altered");
+    assert_eq!(error.kind(), ErrorKind::Damaged);
 }
