@@ -618,6 +618,22 @@ fn a_passphrase_comes_from_the_standard_input_or_from_systemd_too() {
 }
 
 #[test]
+fn a_passphrase_file_that_others_can_read_is_warned_of_without_a_terminal_too() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_directory, url) = encrypted();
+    let (_kept, first) = secret_file("first\n");
+    for (mode, warnings) in [(0o600, 0), (0o640, 1), (0o604, 1)] {
+        std::fs::set_permissions(&first, PermissionsExt::from_mode(mode)).expect("mode");
+        let output = run(&["info", &url, "--passphrase-file", &first]);
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(said.lines().count(), warnings, "{mode:o}: {said}");
+        assert_eq!(said.contains("chmod 600"), warnings == 1, "{said}");
+        assert_eq!(said.contains(&first), warnings == 1, "{said}");
+    }
+}
+
+#[test]
 fn a_key_for_a_disk_that_is_not_encrypted_is_refused() {
     let (directory, url) = disk();
     let before = contents(directory.path());

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::key_args::{DiskArgs, KdfArgs, KeyArgs, NewKeyArgs, SlotArgs};
+use super::log::BEWARE;
 use crate::codec::slots::SlotKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::{Access, KdfWish, Keyring, Secret, Target};
@@ -264,6 +265,7 @@ fn content(path: &Path) -> Result<Passphrase> {
     let found = file.metadata().map_err(failed)?;
     if found.is_file() && found.mode() & 0o077 != 0 {
         tracing::warn!(
+            target: BEWARE,
             file = %path.display(),
             mode = format!("{:04o}", found.mode() & 0o7777),
             "others than its owner can read what opens the disk: chmod 600"

@@ -1,5 +1,6 @@
 //! Encrypted disks on real mounts: how the daemon, which has neither terminal nor standard input, comes by what opens them.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::support::real::{can_mount, read_at, run, with_directory, write_at};
@@ -46,9 +47,12 @@ fn a_daemon_gets_its_passphrase_from_who_started_it() {
     let marker = b"a marker that is nowhere to be read".repeat(100);
     let file = machine.path().join("passphrase");
     std::fs::write(&file, "secret\n").expect("write");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("mode");
     let file = file.to_str().expect("UTF-8");
     let options = [&NEW[..], &["--passphrase-file", file]].concat();
-    let disk = machine.mount(&url, "disk", &options);
+    let (disk, said) = machine.mount_saying(&url, "disk", &options);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("chmod 600") && said.contains(file), "{said}");
     write_at(&disk, 12_345, &marker, true);
     disk.umount();
     // A wrong one claims nothing.
