@@ -639,6 +639,25 @@ fn a_key_for_a_disk_that_is_not_encrypted_is_refused() {
     let before = contents(directory.path());
     let said = refused(2, &with(&["info", &url], &FIRST));
     assert!(said.contains("not encrypted"), "{said}");
+    let mountpoint = tempfile::tempdir().expect("directory");
+    let at = mountpoint.path().to_str().expect("path");
+    for options in [&["--foreground"][..], &["--foreground", "-o", "read_only"]] {
+        let said = refused(2, &with(&["mount", &url, at, "--encrypt"], options));
+        let named = said.contains(&url) && said.contains("leave out --encrypt");
+        assert!(named && said.contains("not encrypted"), "{said}");
+    }
+    // Who can put a disk there chooses its id, so a credential for any counts.
+    let (other, key) = (uuid::Uuid::nil(), "bucketdisk.passphrase".to_owned());
+    for name in [format!("bucketdisk.{other}.passphrase"), key] {
+        let credentials = tempfile::tempdir().expect("directory");
+        std::fs::write(credentials.path().join(&name), "first").expect("write");
+        for line in [&["info", &url][..], &["mount", &url, at, "--foreground"]] {
+            let mut line = command(line);
+            let output = line.env("CREDENTIALS_DIRECTORY", credentials.path());
+            let said = refusal(2, &output.output().expect("runs"), &name);
+            assert!(said.contains("not encrypted"), "{said}");
+        }
+    }
     let said = refused(2, &with(&["create", &url, "--size", "1m"], &FIRST));
     assert!(said.contains("--encrypt"), "{said}");
     refused(2, &["key", "list", &url]);

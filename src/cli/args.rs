@@ -15,6 +15,10 @@ use crate::store::versioned::superblock::MAX_LABEL_BYTES;
 
 use super::key_args::{DiskArgs, KdfArgs, KeyArgs, KeyVerbArgs, SetArgs, SlotArgs};
 
+/// What `--encrypt` means to `mount`.
+const ENCRYPTED_ONLY: &str = "Mount no disk that is not encrypted; with --create, encrypt everything of a new one: with a passphrase \
+                              that is asked for, or as the options for passphrases say";
+
 /// A disk that lives in a bucket
 #[derive(Debug, Parser)]
 #[command(
@@ -58,7 +62,7 @@ pub enum Verb {
         mut_arg("block_size", |a| a.requires("create")),
         mut_arg("label", |a| a.requires("create")),
         mut_arg("compress", |a| a.requires("create")),
-        mut_arg("encrypt", |a| a.requires("create"))
+        mut_arg("encrypt", |a| a.help(ENCRYPTED_ONLY))
     )]
     Mount(Box<MountArgs>),
     /// Commit everything, unmount, and return once the bucket has it all

@@ -107,6 +107,7 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
     };
     let spec = MountSpec {
         access: args.key.access(&target.url(), &args.slot),
+        encrypted: args.new.encrypt,
         target,
         create,
         read_only: args.read_only,

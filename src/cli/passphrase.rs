@@ -201,6 +201,17 @@ impl Given {
             .find(|path| path.exists())
     }
 
+    /// Whether there is a credential for any disk.
+    fn has_credentials(&self) -> bool {
+        let directory = std::env::var_os(CREDENTIALS).filter(|_| self.credentials);
+        let entries = directory.and_then(|directory| std::fs::read_dir(directory).ok());
+        entries.into_iter().flatten().flatten().any(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("bucketdisk.") && name.ends_with(".passphrase")
+        })
+    }
+
     /// Asks on the terminal.
     fn typed(&self, prompt: &str) -> Result<Secret> {
         if !io::stdin().is_terminal() {
@@ -230,6 +241,10 @@ impl Given {
 impl Keyring for Given {
     fn is_given(&self, disk: Uuid) -> bool {
         self.source.is_some() || self.credential(Some(disk)).is_some()
+    }
+
+    fn expects_encryption(&self) -> bool {
+        self.source.is_some() || self.has_credentials()
     }
 
     async fn existing(&self, disk: Uuid, attempt: u32) -> Result<Secret> {

@@ -38,8 +38,12 @@ pub struct Secret {
 /// Has what opens a disk, or asks for it.
 #[async_trait]
 pub trait Keyring: Send + Sync {
-    /// Whether something was given for that disk, so that nobody need be asked: then it has to be encrypted.
+    /// Whether something was given for that disk, so that nobody need be asked.
     fn is_given(&self, disk: Uuid) -> bool;
+
+    /// Whether something was given for any disk: then one that says that it is not encrypted is not believed, whatever its id, for who can
+    /// write to the bucket chooses that too.
+    fn expects_encryption(&self) -> bool;
 
     /// What opens a disk; at the first attempt, 0, and after others did not open it.
     ///
@@ -78,7 +82,8 @@ pub struct KdfWish {
 /// Those of [`Unlocked::open`] and [`Unlocked::plain`], and of the keyring.
 pub(super) async fn unlock(superblock: Superblock, access: &Access) -> Result<Unlocked> {
     let disk = superblock.id;
-    if superblock.encryption.is_none() && !access.keyring.is_given(disk) && access.slot.is_none() {
+    let expected = access.keyring.expects_encryption() || access.slot.is_some();
+    if superblock.encryption.is_none() && !expected {
         return Unlocked::plain(superblock);
     }
     let mut attempt = 0;

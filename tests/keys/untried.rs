@@ -61,6 +61,10 @@ impl Keyring for Given {
         true
     }
 
+    fn expects_encryption(&self) -> bool {
+        true
+    }
+
     async fn existing(&self, _: Uuid, _: u32) -> Result<Secret> {
         Ok(Secret {
             passphrase: passphrase(self.0),

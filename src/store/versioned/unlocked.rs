@@ -341,8 +341,8 @@ fn altered(disk: Uuid) -> Error {
 /// A key was given for a disk that says that it takes none.
 fn not_encrypted(disk: Uuid) -> Error {
     let text = format!(
-        "disk {disk} is not encrypted, and a key was given for it: if it is one that was encrypted, its superblock has been altered; \
-         else leave the key out"
+        "disk {disk} is not encrypted, and a key was given, by an option or as a credential of systemd: if the disk was encrypted, it has \
+         been altered or replaced; else leave the key out"
     );
     Error::new(ErrorKind::Usage, text)
 }
