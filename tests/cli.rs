@@ -112,7 +112,7 @@ fn malformed_options_are_refused_by_name() {
     let (directory, url) = bucket();
     let mountpoint = tempfile::tempdir().expect("directory");
     let at = mountpoint.path().to_str().expect("path");
-    let mount: [(&[&str], &str); 21] = [
+    let mount: [(&[&str], &str); 24] = [
         (&["--commit-interval", "soon"], "'soon'"),
         (&["--commit-interval", "0s"], "'0s'"),
         (&["--requests", "0"], "--requests"),
@@ -126,6 +126,12 @@ fn malformed_options_are_refused_by_name() {
         (&["--block-size", "4k"], "--create"),
         (&["--label", "text"], "--create"),
         (&["-o", "block_size=4k"], "--create"),
+        (&["--kdf-time", "1s", "--encrypt"], "--create"),
+        (&["-o", "kdf_memory=1g"], "--create"),
+        (
+            &["--create", "--size", "1m", "--kdf-time", "1s"],
+            "--encrypt",
+        ),
         (&["--create", "--size", "1m", "--read-only"], "--read-only"),
         (&["--create", "--size", "1g", "--memory", "1m"], "--memory"),
         (
@@ -152,7 +158,7 @@ fn malformed_options_are_refused_by_name() {
         let said = refused(2, &line);
         assert!(said.contains(why), "{arguments:?}: {said}");
     }
-    let others: [(&[&str], &str); 9] = [
+    let others: [(&[&str], &str); 11] = [
         (&[], "subcommand"),
         (&["dance"], "dance"),
         (&["create", "ftp://host/disk", "--size", "1g"], "'ftp'"),
@@ -167,6 +173,14 @@ fn malformed_options_are_refused_by_name() {
             "credentials",
         ),
         (&["create", "memory:", "--size", "1g"], "memory"),
+        (
+            &["create", &url, "--size", "1g", "--kdf-time", "1s"],
+            "--encrypt",
+        ),
+        (
+            &["create", &url, "--size", "1g", "--kdf-memory", "1g"],
+            "--encrypt",
+        ),
         (&["mount", "memory:", "/"], "--create"),
     ];
     for (line, why) in others {
