@@ -572,6 +572,16 @@ fn a_wrong_passphrase_or_none_is_one_error_and_nothing_is_touched() {
         &["info", &url, "--passphrase-command", "echo first; false"],
     );
     refused(3, &["info", &url, "--key-file", "/nonexistent/key"]);
+    // Who names a slot wants to have it opened.
+    for line in [
+        &["info", &url, "--key-slot", "0"][..],
+        &["key", "list", &url, "--key-slot", "0"],
+    ] {
+        let said = refused(16, line);
+        assert!(said.contains("--passphrase-file"), "{line:?}: {said}");
+        done(&with(line, &FIRST));
+    }
+    refused(3, &with(&["key", "list", &url, "--key-slot", "7"], &FIRST));
     assert_eq!(contents(directory.path()), before);
 }
 

@@ -67,6 +67,13 @@ pub struct Access {
     pub slot: Option<u32>,
 }
 
+impl Access {
+    /// Whether a disk is to be opened also for what can be told without: something was given for it, or a slot was named, which is asked for.
+    pub(super) fn is_wanted(&self, disk: Uuid) -> bool {
+        self.slot.is_some() || self.keyring.is_given(disk)
+    }
+}
+
 /// How long trying a passphrase is to take on this machine, and how much memory it may.
 #[derive(Debug, Clone, Copy)]
 pub struct KdfWish {
@@ -322,13 +329,13 @@ pub async fn set(
     changed.await.map(|_| ())
 }
 
-/// The superblock, for what can be told of the key slots without a key; authenticated where one was given.
+/// The superblock, for what can be told of the key slots without a key; authenticated where one was given, or a slot named.
 ///
 /// # Errors
 /// `NotFound`; those of the store, and of opening the disk.
 pub async fn key_slots(target: &Target, access: &Access) -> Result<Superblock> {
     let superblock = versioned::read_superblock(&client(target).await?).await?;
-    match access.keyring.is_given(superblock.id) {
+    match access.is_wanted(superblock.id) {
         true => Ok(unlock(superblock, access).await?.superblock().clone()),
         false => Ok(superblock),
     }
