@@ -18,6 +18,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Most session ids remembered. Every failed mount adds one, every mount that succeeds leaves one.
 const MOST_SESSIONS: usize = 1000;
+/// What of a directory is locked.
+const LOCK: &str = "lock";
 
 /// A session of this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,17 +43,36 @@ impl DirectoryLock {
     /// # Errors
     /// `Busy` where another process has the lock; `System` or `Denied`.
     pub fn take(directory: &Path) -> Result<DirectoryLock> {
-        match lock_file(&directory.join("lock"))? {
+        match lock_file(&directory.join(LOCK))? {
             Locked::Ours(file) => Ok(DirectoryLock { file }),
-            Locked::Anothers(_) => Err(Error::new(
-                ErrorKind::Busy,
-                format!(
-                    "{} is in use by another process of this machine",
-                    directory.display()
-                ),
-            )),
+            Locked::Anothers(_) => Err(in_use(directory)),
         }
     }
+
+    /// Locks a directory beside others who only read it, and changes nothing there. `None` where nobody has ever locked it.
+    ///
+    /// # Errors
+    /// `Busy` where another process may change it; `System` or `Denied`.
+    pub fn share(directory: &Path) -> Result<Option<DirectoryLock>> {
+        let path = directory.join(LOCK);
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(|e| failed("open", &path, e))?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Some(DirectoryLock { file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(in_use(directory)),
+            Err(e) => Err(failed("lock", &path, e.into())),
+        }
+    }
+}
+
+fn in_use(directory: &Path) -> Error {
+    let text = format!(
+        "{} is in use by another process of this machine",
+        directory.display()
+    );
+    Error::new(ErrorKind::Busy, text)
 }
 
 impl Drop for DirectoryLock {

@@ -155,6 +155,12 @@ fn what_was_flushed_before_a_kill_is_in_the_journal_for_who_has_the_passphrase_a
     let export = ["journal", "export", cache, file];
     let refused = machine.try_run(&export);
     assert_eq!(refused.status.code(), Some(16), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let copy = format!("{cache}/superblock.json");
+    assert!(
+        said.contains(&copy) && said.contains("disk.json of the bucket"),
+        "{said}"
+    );
     machine.run(&[&export[..], &["--key-file", key]].concat());
     let copy = std::fs::read(file).expect("the copy");
     assert_eq!(copy[100_000..][..marker.len()], marker);
