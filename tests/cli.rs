@@ -112,7 +112,7 @@ fn malformed_options_are_refused_by_name() {
     let (directory, url) = bucket();
     let mountpoint = tempfile::tempdir().expect("directory");
     let at = mountpoint.path().to_str().expect("path");
-    let mount: [(&[&str], &str); 24] = [
+    let mount: [(&[&str], &str); 25] = [
         (&["--commit-interval", "soon"], "'soon'"),
         (&["--commit-interval", "0s"], "'0s'"),
         (&["--requests", "0"], "--requests"),
@@ -134,6 +134,10 @@ fn malformed_options_are_refused_by_name() {
         ),
         (&["--create", "--size", "1m", "--read-only"], "--read-only"),
         (&["--create", "--size", "1g", "--memory", "1m"], "--memory"),
+        (
+            &["--create", "--size", "1g", "--cache-size", "4m"],
+            "4259840",
+        ),
         (
             &[
                 "--create",

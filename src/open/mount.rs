@@ -116,7 +116,9 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         target.connection.request_timeout = REQUEST_TIMEOUT * (block_bytes / LARGE_BLOCK_BYTES);
         connected = Connected::new(&target).await?;
     }
-    check_cache_size(spec.cache_bytes, block_bytes)?;
+    if spec.cache != CacheDirectory::None {
+        check_cache_size(spec.cache_bytes, block_bytes)?;
+    }
     let plan = MemoryPlan::divide(spec.memory_bytes, spec.max_dirty_bytes, asked, block_bytes)?;
     if plan.requests < asked {
         info!(
