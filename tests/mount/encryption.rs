@@ -18,7 +18,7 @@ const NEW: [&str; 8] = [
 
 /// Runs a line on a terminal of its own, types an answer at each prompt for a passphrase, and ends as the line does.
 const AT_A_TERMINAL: &str = r#"
-import os, pty, sys
+import os, pty, sys, termios
 answers = sys.argv[1].split(",")
 pid, terminal = pty.fork()
 if pid == 0:
@@ -33,6 +33,9 @@ while True:
         break
     said += part
     if part.rstrip().endswith(b":") and answers:
+        # The prompt is there an instant before what is typed is hidden.
+        while termios.tcgetattr(terminal)[3] & termios.ECHO:
+            os.sched_yield()
         os.write(terminal, answers.pop(0).encode() + b"\n")
 sys.stdout.buffer.write(said)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
