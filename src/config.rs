@@ -133,7 +133,7 @@ pub fn check_cache_size(cache_bytes: u64, block_bytes: u32) -> Result<()> {
         return Ok(());
     }
     let text = format!(
-        "--cache-size {} is less than {LEAST_CACHED_BLOCKS} blocks of {}: give --cache-size at least {least}, or 0 for none",
+        "--cache-size {} is less than {LEAST_CACHED_BLOCKS} blocks of {} with their headers: give --cache-size at least {least}, or 0 for none",
         format_size(cache_bytes),
         format_size(u64::from(block_bytes)),
     );
@@ -275,6 +275,19 @@ mod tests {
         let tight = MemoryPlan::divide(8 << 20, 4 << 20, 32, 1 << 20).expect("plan");
         assert_eq!(tight.requests, 3);
         assert_eq!(tight.cache_bytes, (2 << 20) / 4 * 3);
+    }
+
+    #[test]
+    fn a_cache_that_is_too_small_is_told_the_bytes_that_would_do() {
+        let least = least_cache_bytes(256 << 10);
+        let error = check_cache_size(4 << 20, 256 << 10).expect_err("4 MiB");
+        for part in ["4 MiB", &least.to_string(), "headers"] {
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
+        for bytes in [0, least] {
+            check_cache_size(bytes, 256 << 10).expect("will do");
+        }
+        assert_eq!(error.kind(), ErrorKind::Usage);
     }
 
     #[test]

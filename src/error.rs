@@ -40,7 +40,7 @@ pub enum ErrorKind {
     RolledBack,
     /// A format, feature or ability that this build or this store does not have.
     Unsupported,
-    /// No space is left in the store.
+    /// No space is left in the store, or on the local disk.
     Full,
     /// The store, the disk or the mount takes no writes.
     ReadOnly,

@@ -5,7 +5,7 @@
 //! behind it is dead: it may take the disk over without being told to. Nothing here is needed for the data's sake: where the
 //! directory cannot be written, a crashed session must be taken over with `--take-over`.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Most session ids remembered. Every failed mount adds one, every mount that succeeds leaves one.
 const MOST_SESSIONS: usize = 1000;
+/// What of a directory is locked.
+const LOCK: &str = "lock";
 
 /// A session of this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,17 +43,36 @@ impl DirectoryLock {
     /// # Errors
     /// `Busy` where another process has the lock; `System` or `Denied`.
     pub fn take(directory: &Path) -> Result<DirectoryLock> {
-        match lock_file(&directory.join("lock"))? {
+        match lock_file(&directory.join(LOCK))? {
             Locked::Ours(file) => Ok(DirectoryLock { file }),
-            Locked::Anothers(_) => Err(Error::new(
-                ErrorKind::Busy,
-                format!(
-                    "{} is in use by another process of this machine",
-                    directory.display()
-                ),
-            )),
+            Locked::Anothers(_) => Err(in_use(directory)),
         }
     }
+
+    /// Locks a directory beside others who only read it, and changes nothing there. `None` where nobody has ever locked it.
+    ///
+    /// # Errors
+    /// `Busy` where another process may change it; `System` or `Denied`.
+    pub fn share(directory: &Path) -> Result<Option<DirectoryLock>> {
+        let path = directory.join(LOCK);
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(|e| failed("open", &path, e))?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Some(DirectoryLock { file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(in_use(directory)),
+            Err(e) => Err(failed("lock", &path, e.into())),
+        }
+    }
+}
+
+fn in_use(directory: &Path) -> Error {
+    let text = format!(
+        "{} is in use by another process of this machine",
+        directory.display()
+    );
+    Error::new(ErrorKind::Busy, text)
 }
 
 impl Drop for DirectoryLock {
@@ -306,7 +327,8 @@ fn absolute(name: &str) -> Option<PathBuf> {
         .filter(|path| path.is_absolute())
 }
 
-/// Makes a directory that only its owner can enter, and refuses one that belongs to someone else.
+/// Makes a directory that only its owner can enter, and refuses one that someone else could change: it belongs to him, he can write to it,
+/// or it is a symbolic link.
 ///
 /// # Errors
 /// `System` or `Denied`.
@@ -319,16 +341,31 @@ pub fn make_private(directory: &Path) -> Result<()> {
     let metadata =
         std::fs::symlink_metadata(directory).map_err(|e| failed("examine", directory, e))?;
     let own = rustix::process::geteuid().as_raw();
-    if !metadata.is_dir() || metadata.uid() != own || metadata.mode() & 0o022 != 0 {
-        return Err(Error::new(
-            ErrorKind::Denied,
-            format!(
-                "{} is not a directory of user {own} that no one else can write to: remove it",
-                directory.display()
-            ),
+    match not_private(directory, &metadata, own) {
+        Some(reason) => Err(Error::new(ErrorKind::Denied, reason)),
+        None => Ok(()),
+    }
+}
+
+/// Why others than user `own` could change what is in a directory, and what to do about it; `None` where they cannot. It may hold a
+/// journal, so nobody is told to remove it.
+fn not_private(directory: &Path, found: &Metadata, own: u32) -> Option<String> {
+    let (shown, owner, mode) = (directory.display(), found.uid(), found.mode() & 0o7777);
+    if !found.is_dir() {
+        return Some(format!(
+            "{shown} is a symbolic link: give the directory that it leads to, or another one"
         ));
     }
-    Ok(())
+    if owner != own {
+        return Some(format!(
+            "{shown} belongs to user {owner}, not to user {own}: give another directory"
+        ));
+    }
+    (mode & 0o022 != 0).then(|| {
+        format!(
+            "others than its owner can write to {shown} (mode {mode:04o}): chmod go-w {shown}, or give another directory"
+        )
+    })
 }
 
 /// The error of a system call on a path.
@@ -341,124 +378,4 @@ pub(crate) fn failed(verb: &str, path: &Path, cause: io::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DISK: Uuid = Uuid::from_u128(7);
-
-    fn lock(root: &Path) -> Result<LocalState> {
-        LocalState::lock(root, DISK, Path::new("/mnt"))
-    }
-
-    fn fresh() -> PastSession {
-        PastSession {
-            session: Uuid::new_v4(),
-            journal: Some(PathBuf::from("/somewhere")),
-        }
-    }
-
-    #[test]
-    fn a_locked_directory_is_busy() {
-        let root = tempfile::tempdir().expect("directory");
-        let held = DirectoryLock::take(root.path()).expect("first");
-        let error = DirectoryLock::take(root.path()).expect_err("second");
-        assert_eq!(error.kind(), ErrorKind::Busy);
-        drop(held);
-        DirectoryLock::take(root.path()).expect("after the first has ended");
-    }
-
-    #[test]
-    fn a_second_process_is_refused_and_told_who_has_the_disk() {
-        let root = tempfile::tempdir().expect("directory");
-        let held = lock(root.path()).expect("first");
-        let error = lock(root.path()).expect_err("second");
-        assert_eq!(error.kind(), ErrorKind::Busy);
-        let text = error.to_string();
-        assert!(text.contains("on /mnt "), "{text}");
-        assert!(text.contains(&std::process::id().to_string()), "{text}");
-        drop(held);
-        lock(root.path()).expect("after the first has ended");
-    }
-
-    #[test]
-    fn the_lock_ends_with_its_owner_though_a_child_still_has_the_file() {
-        let root = tempfile::tempdir().expect("directory");
-        let held = lock(root.path()).expect("first");
-        let _child = held.lock.try_clone().expect("the same open file");
-        drop(held);
-        lock(root.path()).expect("after the first has ended");
-    }
-
-    #[test]
-    fn other_disks_have_locks_of_their_own() {
-        let root = tempfile::tempdir().expect("directory");
-        let _held = lock(root.path()).expect("first");
-        LocalState::lock(root.path(), Uuid::from_u128(8), Path::new("/mnt")).expect("other disk");
-    }
-
-    #[test]
-    fn all_of_a_disk_is_forgotten_unless_a_process_has_it() {
-        let root = tempfile::tempdir().expect("directory");
-        LocalState::forget(root.path(), DISK).expect("there is nothing");
-        assert_eq!(std::fs::read_dir(root.path()).expect("reads").count(), 0);
-        let held = lock(root.path()).expect("lock");
-        LocalState::forget(root.path(), DISK).expect("is left alone");
-        assert!(held.directory.is_dir());
-        drop(held);
-        LocalState::forget(root.path(), DISK).expect("forgets");
-        // A mount for reading leaves no session, only what it has cached.
-        let cache = root.path().join(DISK.to_string()).join("cache");
-        std::fs::create_dir_all(&cache).expect("a folder");
-        LocalState::forget(root.path(), DISK).expect("forgets");
-        assert_eq!(std::fs::read_dir(root.path()).expect("reads").count(), 0);
-    }
-
-    #[test]
-    fn sessions_are_remembered_until_a_later_one_stands() {
-        let root = tempfile::tempdir().expect("directory");
-        let (first, second) = (fresh(), fresh());
-        lock(root.path())
-            .expect("lock")
-            .remember(&first)
-            .expect("remember");
-        let state = lock(root.path()).expect("lock");
-        assert_eq!(state.dead_sessions(), std::slice::from_ref(&first));
-        state.remember(&second).expect("remember");
-        drop(state);
-        let state = lock(root.path()).expect("lock");
-        assert_eq!(state.dead_sessions(), [first, second.clone()]);
-        state.trim(&second).expect("trim");
-        drop(state);
-        assert_eq!(lock(root.path()).expect("lock").dead_sessions(), [second]);
-    }
-
-    #[test]
-    fn whoever_only_looks_sees_the_sessions_of_dead_processes_and_none_of_a_live_one() {
-        let root = tempfile::tempdir().expect("directory");
-        assert!(LocalState::dead_sessions_of(root.path(), DISK).is_empty());
-        let session = fresh();
-        let state = lock(root.path()).expect("lock");
-        state.remember(&session).expect("remember");
-        assert!(LocalState::dead_sessions_of(root.path(), DISK).is_empty());
-        drop(state);
-        assert_eq!(LocalState::dead_sessions_of(root.path(), DISK), [session]);
-        lock(root.path()).expect("nothing is locked any more");
-    }
-
-    #[test]
-    fn a_list_that_is_not_one_is_no_obstacle() {
-        let root = tempfile::tempdir().expect("directory");
-        drop(lock(root.path()).expect("lock"));
-        let list = root.path().join(DISK.to_string()).join("sessions.json");
-        std::fs::write(&list, b"[\"half").expect("write");
-        assert!(lock(root.path()).expect("lock").dead_sessions().is_empty());
-    }
-
-    #[test]
-    fn the_directory_is_private() {
-        let root = tempfile::tempdir().expect("directory");
-        let _state = lock(root.path()).expect("lock");
-        let metadata = std::fs::metadata(root.path().join(DISK.to_string())).expect("metadata");
-        assert_eq!(metadata.mode() & 0o777, 0o700);
-    }
-}
+mod tests;

@@ -81,14 +81,14 @@ async fn create_through(
 }
 
 /// Describes a disk, and says whether it goes on from what this machine has seen of it; of an encrypted one for which no key was given,
-/// what can be told without.
+/// and no slot named, what can be told without.
 ///
 /// # Errors
 /// `NotFound`; those of the store, and of opening the disk.
 pub async fn inspect(target: &Target, access: &Access, progress: &OnProgress) -> Result<DiskInfo> {
     let client = client(target).await?;
     let superblock = versioned::read_superblock(&client).await?;
-    let closed = superblock.encryption.is_some() && !access.keyring.is_given(superblock.id);
+    let closed = superblock.encryption.is_some() && !access.is_wanted(superblock.id);
     let disk = match closed {
         true => None,
         false => Some(keys::unlock(superblock.clone(), access).await?),

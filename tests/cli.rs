@@ -112,7 +112,7 @@ fn malformed_options_are_refused_by_name() {
     let (directory, url) = bucket();
     let mountpoint = tempfile::tempdir().expect("directory");
     let at = mountpoint.path().to_str().expect("path");
-    let mount: [(&[&str], &str); 21] = [
+    let mount: [(&[&str], &str); 25] = [
         (&["--commit-interval", "soon"], "'soon'"),
         (&["--commit-interval", "0s"], "'0s'"),
         (&["--requests", "0"], "--requests"),
@@ -126,8 +126,18 @@ fn malformed_options_are_refused_by_name() {
         (&["--block-size", "4k"], "--create"),
         (&["--label", "text"], "--create"),
         (&["-o", "block_size=4k"], "--create"),
+        (&["--kdf-time", "1s", "--encrypt"], "--create"),
+        (&["-o", "kdf_memory=1g"], "--create"),
+        (
+            &["--create", "--size", "1m", "--kdf-time", "1s"],
+            "--encrypt",
+        ),
         (&["--create", "--size", "1m", "--read-only"], "--read-only"),
         (&["--create", "--size", "1g", "--memory", "1m"], "--memory"),
+        (
+            &["--create", "--size", "1g", "--cache-size", "4m"],
+            "4259840",
+        ),
         (
             &[
                 "--create",
@@ -152,7 +162,7 @@ fn malformed_options_are_refused_by_name() {
         let said = refused(2, &line);
         assert!(said.contains(why), "{arguments:?}: {said}");
     }
-    let others: [(&[&str], &str); 9] = [
+    let others: [(&[&str], &str); 11] = [
         (&[], "subcommand"),
         (&["dance"], "dance"),
         (&["create", "ftp://host/disk", "--size", "1g"], "'ftp'"),
@@ -167,6 +177,14 @@ fn malformed_options_are_refused_by_name() {
             "credentials",
         ),
         (&["create", "memory:", "--size", "1g"], "memory"),
+        (
+            &["create", &url, "--size", "1g", "--kdf-time", "1s"],
+            "--encrypt",
+        ),
+        (
+            &["create", &url, "--size", "1g", "--kdf-memory", "1g"],
+            "--encrypt",
+        ),
         (&["mount", "memory:", "/"], "--create"),
     ];
     for (line, why) in others {
@@ -558,6 +576,16 @@ fn a_wrong_passphrase_or_none_is_one_error_and_nothing_is_touched() {
         &["info", &url, "--passphrase-command", "echo first; false"],
     );
     refused(3, &["info", &url, "--key-file", "/nonexistent/key"]);
+    // Who names a slot wants to have it opened.
+    for line in [
+        &["info", &url, "--key-slot", "0"][..],
+        &["key", "list", &url, "--key-slot", "0"],
+    ] {
+        let said = refused(16, line);
+        assert!(said.contains("--passphrase-file"), "{line:?}: {said}");
+        done(&with(line, &FIRST));
+    }
+    refused(3, &with(&["key", "list", &url, "--key-slot", "7"], &FIRST));
     assert_eq!(contents(directory.path()), before);
 }
 
@@ -618,11 +646,46 @@ fn a_passphrase_comes_from_the_standard_input_or_from_systemd_too() {
 }
 
 #[test]
+fn a_passphrase_file_that_others_can_read_is_warned_of_without_a_terminal_too() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_directory, url) = encrypted();
+    let (_kept, first) = secret_file("first\n");
+    for (mode, warnings) in [(0o600, 0), (0o640, 1), (0o604, 1)] {
+        std::fs::set_permissions(&first, PermissionsExt::from_mode(mode)).expect("mode");
+        let output = run(&["info", &url, "--passphrase-file", &first]);
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(said.lines().count(), warnings, "{mode:o}: {said}");
+        assert_eq!(said.contains("chmod 600"), warnings == 1, "{said}");
+        assert_eq!(said.contains(&first), warnings == 1, "{said}");
+    }
+}
+
+#[test]
 fn a_key_for_a_disk_that_is_not_encrypted_is_refused() {
     let (directory, url) = disk();
     let before = contents(directory.path());
     let said = refused(2, &with(&["info", &url], &FIRST));
     assert!(said.contains("not encrypted"), "{said}");
+    let mountpoint = tempfile::tempdir().expect("directory");
+    let at = mountpoint.path().to_str().expect("path");
+    for options in [&["--foreground"][..], &["--foreground", "-o", "read_only"]] {
+        let said = refused(2, &with(&["mount", &url, at, "--encrypt"], options));
+        let named = said.contains(&url) && said.contains("leave out --encrypt");
+        assert!(named && said.contains("not encrypted"), "{said}");
+    }
+    // Who can put a disk there chooses its id, so a credential for any counts.
+    let (other, key) = (uuid::Uuid::nil(), "bucketdisk.passphrase".to_owned());
+    for name in [format!("bucketdisk.{other}.passphrase"), key] {
+        let credentials = tempfile::tempdir().expect("directory");
+        std::fs::write(credentials.path().join(&name), "first").expect("write");
+        for line in [&["info", &url][..], &["mount", &url, at, "--foreground"]] {
+            let mut line = command(line);
+            let output = line.env("CREDENTIALS_DIRECTORY", credentials.path());
+            let said = refusal(2, &output.output().expect("runs"), &name);
+            assert!(said.contains("not encrypted"), "{said}");
+        }
+    }
     let said = refused(2, &with(&["create", &url, "--size", "1m"], &FIRST));
     assert!(said.contains("--encrypt"), "{said}");
     refused(2, &["key", "list", &url]);

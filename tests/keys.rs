@@ -15,6 +15,8 @@ mod altered;
 mod support;
 #[path = "keys/two_changes.rs"]
 mod two_changes;
+#[path = "keys/untried.rs"]
+mod untried;
 
 /// What a change does, by passphrases.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,6 +15,10 @@ use crate::store::versioned::superblock::MAX_LABEL_BYTES;
 
 use super::key_args::{DiskArgs, KdfArgs, KeyArgs, KeyVerbArgs, SetArgs, SlotArgs};
 
+/// What `--encrypt` means to `mount`.
+const ENCRYPTED_ONLY: &str = "Mount no disk that is not encrypted; with --create, encrypt everything of a new one: with a passphrase \
+                              that is asked for, or as the options for passphrases say";
+
 /// A disk that lives in a bucket
 #[derive(Debug, Parser)]
 #[command(
@@ -51,6 +55,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Make a disk; an existing one is never touched
+    #[command(
+        mut_arg("kdf_time", |a| a.requires("encrypt")),
+        mut_arg("kdf_memory", |a| a.requires("encrypt"))
+    )]
     Create(CreateArgs),
     /// Mount a disk: DIR then holds one image file
     #[command(
@@ -58,7 +66,9 @@ pub enum Verb {
         mut_arg("block_size", |a| a.requires("create")),
         mut_arg("label", |a| a.requires("create")),
         mut_arg("compress", |a| a.requires("create")),
-        mut_arg("encrypt", |a| a.requires("create"))
+        mut_arg("encrypt", |a| a.help(ENCRYPTED_ONLY)),
+        mut_arg("kdf_time", |a| a.requires_all(["create", "encrypt"])),
+        mut_arg("kdf_memory", |a| a.requires_all(["create", "encrypt"]))
     )]
     Mount(Box<MountArgs>),
     /// Commit everything, unmount, and return once the bucket has it all

@@ -278,6 +278,10 @@ impl Keyring for FromStarter {
         self.given.is_given(disk)
     }
 
+    fn expects_encryption(&self) -> bool {
+        self.given.expects_encryption()
+    }
+
     async fn existing(&self, disk: Uuid, attempt: u32) -> Result<Secret> {
         let attempt = u8::try_from(attempt).unwrap_or(u8::MAX);
         let question = [&[EXISTING][..], disk.as_bytes(), &[attempt]].concat();

@@ -40,7 +40,11 @@ pub const EXIT_STATUS: [(ErrorKind, u8, &str); 16] = [
         10,
         "a format, feature or ability is missing",
     ),
-    (ErrorKind::Full, 11, "no space is left in the store"),
+    (
+        ErrorKind::Full,
+        11,
+        "no space is left in the store, or on the local disk",
+    ),
     (
         ErrorKind::ReadOnly,
         12,

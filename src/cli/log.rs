@@ -22,6 +22,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub const VARIABLE: &str = "BUCKETDISK_LOG";
 /// The target of lines that say what the terminal is told anyway.
 pub const TOLD: &str = "bucketdisk::told";
+/// The target of lines that say what puts a disk at risk: they are seen also where nothing else is logged.
+pub const BEWARE: &str = "bucketdisk::beware";
 /// The socket of the system's log.
 const SYSLOG: &str = "/dev/log";
 /// The facility "system daemons" of RFC 3164, times eight.
@@ -116,7 +118,7 @@ pub fn start(destination: &Destination, verbose: u8) -> Result<()> {
         .map_err(cannot_start)
 }
 
-/// Begins to log for a verb that is done in one go: nothing, unless asked for; on a terminal, warnings.
+/// Begins to log for a verb that is done in one go: what [`BEWARE`] is for; on a terminal, all warnings; more where asked for.
 ///
 /// # Errors
 /// `Usage` where [`VARIABLE`] is malformed.
@@ -159,7 +161,7 @@ fn filter(verbose: u8, quiet: &str) -> Result<EnvFilter> {
         _ => "info,bucketdisk=trace".to_owned(),
     };
     let text = if text == "warn,bucketdisk=off" {
-        "off".to_owned()
+        format!("off,{BEWARE}=warn")
     } else {
         text
     };

@@ -52,6 +52,15 @@ pub fn given(args: &MountArgs) -> Result<Given> {
 /// `Usage`.
 pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
     let target = args.target.target_with(usize::from(args.requests))?;
+    let cache = match &args.cache_dir {
+        None => CacheDirectory::Usual,
+        Some(none) if none.as_os_str() == "none" => CacheDirectory::None,
+        // A daemon leaves the directory that it is started in.
+        Some(directory) => CacheDirectory::At(std::path::absolute(directory).map_err(|e| {
+            let text = format!("'{}' is no cache directory", directory.display());
+            Error::new(ErrorKind::Usage, text).with_source(e)
+        })?),
+    };
     let create = match args.size.filter(|_| args.create) {
         None => None,
         Some(size_bytes) => {
@@ -62,7 +71,9 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
                 usize::from(args.requests),
                 geometry.block_bytes(),
             )?;
-            check_cache_size(args.cache_size, geometry.block_bytes())?;
+            if cache != CacheDirectory::None {
+                check_cache_size(args.cache_size, geometry.block_bytes())?;
+            }
             // A key may also be that of a disk which is there already.
             let key = match args.new.encrypt {
                 true => &args.key,
@@ -77,15 +88,6 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
             "a disk in memory begins and ends with its mount: give --create and --size",
         ));
     }
-    let cache = match &args.cache_dir {
-        None => CacheDirectory::Usual,
-        Some(none) if none.as_os_str() == "none" => CacheDirectory::None,
-        // A daemon leaves the directory that it is started in.
-        Some(directory) => CacheDirectory::At(std::path::absolute(directory).map_err(|e| {
-            let text = format!("'{}' is no cache directory", directory.display());
-            Error::new(ErrorKind::Usage, text).with_source(e)
-        })?),
-    };
     if cache == CacheDirectory::None && args.flush == Some(FlushTo::Journal) {
         return Err(Error::new(
             ErrorKind::Usage,
@@ -107,6 +109,7 @@ pub fn request(args: &MountArgs, kernel: Vec<String>) -> Result<Request> {
     };
     let spec = MountSpec {
         access: args.key.access(&target.url(), &args.slot),
+        encrypted: args.new.encrypt,
         target,
         create,
         read_only: args.read_only,

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::key_args::{DiskArgs, KdfArgs, KeyArgs, NewKeyArgs, SlotArgs};
+use super::log::BEWARE;
 use crate::codec::slots::SlotKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::{Access, KdfWish, Keyring, Secret, Target};
@@ -200,6 +201,17 @@ impl Given {
             .find(|path| path.exists())
     }
 
+    /// Whether there is a credential for any disk.
+    fn has_credentials(&self) -> bool {
+        let directory = std::env::var_os(CREDENTIALS).filter(|_| self.credentials);
+        let entries = directory.and_then(|directory| std::fs::read_dir(directory).ok());
+        entries.into_iter().flatten().flatten().any(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("bucketdisk.") && name.ends_with(".passphrase")
+        })
+    }
+
     /// Asks on the terminal.
     fn typed(&self, prompt: &str) -> Result<Secret> {
         if !io::stdin().is_terminal() {
@@ -229,6 +241,10 @@ impl Given {
 impl Keyring for Given {
     fn is_given(&self, disk: Uuid) -> bool {
         self.source.is_some() || self.credential(Some(disk)).is_some()
+    }
+
+    fn expects_encryption(&self) -> bool {
+        self.source.is_some() || self.has_credentials()
     }
 
     async fn existing(&self, disk: Uuid, attempt: u32) -> Result<Secret> {
@@ -264,6 +280,7 @@ fn content(path: &Path) -> Result<Passphrase> {
     let found = file.metadata().map_err(failed)?;
     if found.is_file() && found.mode() & 0o077 != 0 {
         tracing::warn!(
+            target: BEWARE,
             file = %path.display(),
             mode = format!("{:04o}", found.mode() & 0o7777),
             "others than its owner can read what opens the disk: chmod 600"

@@ -20,12 +20,25 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
+    /// Files are opened for writing too.
+    writes: bool,
 }
 
 impl Directory {
     /// Those of a directory.
     pub fn new(path: impl Into<PathBuf>) -> Arc<Directory> {
-        Arc::new(Directory { path: path.into() })
+        Arc::new(Directory {
+            path: path.into(),
+            writes: true,
+        })
+    }
+
+    /// Those of a directory that are only to be read, also where the file system takes no writes.
+    pub fn for_reading(path: impl Into<PathBuf>) -> Arc<Directory> {
+        Arc::new(Directory {
+            path: path.into(),
+            writes: false,
+        })
     }
 
     fn named(&self, name: &str) -> PathBuf {
@@ -50,7 +63,7 @@ impl LocalFiles for Directory {
     fn open(&self, name: &str) -> io::Result<Option<Arc<dyn LocalFile>>> {
         let opened = OpenOptions::new()
             .read(true)
-            .write(true)
+            .write(self.writes)
             .open(self.named(name));
         match opened {
             Ok(file) => Ok(Some(Arc::new(OpenFile(file)))),

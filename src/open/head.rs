@@ -24,7 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Result;
 use crate::local::{self, LocalState, Survives, failed, make_private};
-use crate::store::versioned::{OnHead, Pin};
+use crate::store::versioned::{OnHead, Pin, SuperblockMark};
 
 /// What the file begins with.
 const FORMAT: &str = "bucketdisk head 1";
@@ -34,6 +34,8 @@ const LOCK: &str = "head.lock";
 /// How often, and how long apart, the lock is tried: it is only ever held for an instant.
 const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(1);
+/// What follows where the file cannot be written.
+const FORGETFUL: &str = "this machine cannot remember how far the disk has come: should the bucket be put back to an older copy, nobody notices";
 
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,6 +157,26 @@ impl Seen {
         self.history = Uuid::new_v4();
     }
 
+    /// Remembers a superblock that this machine has made, durably. Where nothing is known of the disk that stays so, since a pin is of the
+    /// log above all; and what cannot be kept is told, as for a mount.
+    pub(super) fn raise(&self, made: SuperblockMark) {
+        if let Err(error) = self.try_raise(made) {
+            warn!(error = %error.chain(), "{FORGETFUL}");
+        }
+    }
+
+    fn try_raise(&self, made: SuperblockMark) -> Result<()> {
+        if !self.directory.join(NAME).exists() {
+            return Ok(());
+        }
+        let _lock = lock(&self.directory.join(LOCK))?;
+        let Some(mut head) = read(&self.directory, self.disk).unwrap_or_default() else {
+            return Ok(());
+        };
+        head.pin.superblock = head.pin.superblock.raised_to(made);
+        replace(&self.directory, &head, Survives::PowerLoss)
+    }
+
     /// Keeps what a mount tells. `anew`: what it tells first takes the place of what was seen.
     pub(super) fn keeper(&self, anew: bool) -> OnHead {
         let keeper = Mutex::new(Keeper {
@@ -185,10 +207,7 @@ impl Keeper {
             Err(error) if self.failed => debug!(error = %error.chain(), "the head is not kept"),
             Err(error) => {
                 self.failed = true;
-                warn!(
-                    error = %error.chain(),
-                    "this machine cannot remember how far the disk has come: should the bucket be put back to an older copy, nobody notices"
-                );
+                warn!(error = %error.chain(), "{FORGETFUL}");
             }
         }
     }
@@ -267,116 +286,4 @@ fn lock(path: &Path) -> Result<File> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::block::Seq;
-    use crate::store::versioned::SuperblockMark;
-    use crate::store::versioned::record::Digest;
-
-    const DISK: Uuid = Uuid::from_u128(7);
-
-    fn pin(seq: u32) -> Pin {
-        Pin {
-            seq: Seq(seq),
-            digest: Digest([seq.to_le_bytes()[0]; 16]),
-            claim: Seq(1),
-            claim_digest: Digest([1; 16]),
-            superblock: SuperblockMark::default(),
-        }
-    }
-
-    fn seen(home: &Path) -> Seen {
-        Seen::in_directory(home, DISK)
-    }
-
-    #[test]
-    fn what_was_told_is_found_again_by_the_next_process() {
-        let home = tempfile::tempdir().expect("directory");
-        let first = seen(home.path());
-        assert_eq!((first.pin(), first.lost()), (None, None));
-        let keep = first.keeper(false);
-        for seq in [3, 4] {
-            keep(&pin(seq));
-            assert_eq!(seen(home.path()).pin(), Some(pin(seq)));
-        }
-        assert_eq!(seen(home.path()).history(), first.history());
-    }
-
-    #[test]
-    fn a_reader_and_a_writer_only_ever_raise_it() {
-        let home = tempfile::tempdir().expect("directory");
-        // Both have found nothing, and each would file its cache elsewhere.
-        let (writer, reader) = (seen(home.path()), seen(home.path()));
-        let (writes, reads) = (writer.keeper(false), reader.keeper(false));
-        writes(&pin(5));
-        reads(&pin(4));
-        assert_eq!(seen(home.path()).pin(), Some(pin(5)));
-        reads(&pin(6));
-        writes(&pin(5));
-        let now = seen(home.path());
-        assert_eq!(now.pin(), Some(pin(6)));
-        assert_eq!(now.history(), writer.history(), "of who came first");
-    }
-
-    #[test]
-    fn many_processes_at_once_leave_the_highest() {
-        let home = tempfile::tempdir().expect("directory");
-        std::thread::scope(|scope| {
-            for first in 0..4 {
-                let keep = seen(home.path()).keeper(false);
-                scope.spawn(move || (0..50).for_each(|n| keep(&pin(1 + first + 4 * n))));
-            }
-        });
-        assert_eq!(seen(home.path()).pin(), Some(pin(200)));
-    }
-
-    #[test]
-    fn what_is_accepted_takes_its_place_with_another_history() {
-        let home = tempfile::tempdir().expect("directory");
-        seen(home.path()).keeper(false)(&pin(9));
-        let mut accepted = seen(home.path());
-        let before = accepted.history();
-        accepted.begin_anew();
-        let keep = accepted.keeper(true);
-        keep(&pin(5));
-        let now = seen(home.path());
-        assert_eq!(now.pin(), Some(pin(5)));
-        assert_ne!(now.history(), before);
-        // From then on it is raised again.
-        keep(&pin(4));
-        assert_eq!(seen(home.path()).pin(), Some(pin(5)));
-    }
-
-    #[test]
-    fn a_file_that_does_not_check_out_is_told_of_and_written_anew() {
-        let home = tempfile::tempdir().expect("directory");
-        seen(home.path()).keeper(false)(&pin(5));
-        let path = home.path().join(NAME);
-        let whole = std::fs::read(&path).expect("reads");
-        let mut others: Vec<Vec<u8>> = (0..whole.len()).map(|n| whole[..n].to_vec()).collect();
-        for at in 0..whole.len() {
-            let mut flipped = whole.clone();
-            flipped[at] ^= 1;
-            others.push(flipped);
-        }
-        for other in others {
-            std::fs::write(&path, &other).expect("writes");
-            let found = seen(home.path());
-            assert!(found.pin().is_none(), "{}", String::from_utf8_lossy(&other));
-            assert!(found.lost().is_some_and(|text| text.contains(NAME)));
-        }
-        seen(home.path()).keeper(false)(&pin(6));
-        assert_eq!(seen(home.path()).pin(), Some(pin(6)));
-        let other = Seen::in_directory(home.path(), Uuid::from_u128(8));
-        assert!(other.pin().is_none(), "it is of another disk");
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_written_keeps_nothing_and_is_no_error() {
-        let home = tempfile::tempdir().expect("directory");
-        let file = home.path().join("file");
-        std::fs::write(&file, b"").expect("writes");
-        seen(&file.join("below")).keeper(false)(&pin(5));
-        assert_eq!(std::fs::read_dir(home.path()).expect("reads").count(), 1);
-    }
-}
+mod tests;

@@ -17,7 +17,7 @@ use crate::config::format_size;
 use crate::disk::{Kept, Recovered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Directory, Found, LocalFiles, Owner, Replayed, SEGMENT_BYTES};
-use crate::local::{DirectoryLock, make_private};
+use crate::local::{DirectoryLock, failed, make_private};
 use crate::store::versioned::{Admit, LastSession, Superblock};
 use crate::store::{BlockStore, JournalMark};
 
@@ -267,14 +267,14 @@ pub struct JournalContent {
     pub recovered: Recovered,
     /// What is wrong with it: the content is what it holds up to there.
     pub damage: Option<Error>,
-    _lock: DirectoryLock,
+    _lock: Option<DirectoryLock>,
 }
 
 /// The keys of the journal in a directory, by the copy of the superblock that its mounts leave there; `None` where the disk is not
 /// encrypted.
 ///
 /// # Errors
-/// Those of opening an encrypted disk; `Damaged` where the copy is; `System`.
+/// Those of opening an encrypted disk; `Damaged` where the copy is; `Denied`, `System`.
 pub async fn journal_keys(directory: &Path, access: &Access) -> Result<Option<Arc<DiskKeys>>> {
     let path = directory.join(SUPERBLOCK_COPY);
     let shown = path.display();
@@ -282,10 +282,7 @@ pub async fn journal_keys(directory: &Path, access: &Access) -> Result<Option<Ar
         Ok(text) => text,
         // Of a disk that was never mounted with a journal, or by a program that left no copy.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => {
-            let text = format!("cannot read {shown}");
-            return Err(Error::new(ErrorKind::System, text).with_source(e));
-        }
+        Err(e) => return Err(failed("read", &path, e)),
     };
     let superblock = Superblock::parse(&text).map_err(|e| {
         let text = format!("{shown} is damaged: copy disk.json of the bucket there");
@@ -294,23 +291,34 @@ pub async fn journal_keys(directory: &Path, access: &Access) -> Result<Option<Ar
     if superblock.encryption.is_none() {
         return Ok(None);
     }
-    Ok(unlock(superblock, access).await?.keys().cloned())
+    match unlock(superblock, access).await {
+        Ok(disk) => Ok(disk.keys().cloned()),
+        Err(e) if e.kind() == ErrorKind::NoKey => Err(e.within(format!(
+            "cannot open the journal by the key slots in {shown}, which are those of the last mount: if they were changed since, copy \
+             disk.json of the bucket there"
+        ))),
+        Err(e) => Err(e),
+    }
 }
 
-/// Reads the journal in a directory that no mount uses.
+/// Reads the journal in a directory that no mount uses, and changes nothing: the file system may be one that takes no writes.
 ///
 /// # Errors
-/// `NotFound`, `Busy`, `Damaged` where nothing can be read, `System`.
+/// `NotFound`, `Busy`, `Damaged` where nothing can be read, `Denied`, `System`.
 pub fn journal_content(directory: &Path, keys: Option<&Arc<DiskKeys>>) -> Result<JournalContent> {
     let nothing = || {
         let text = format!("there is no journal in {}", directory.display());
         Error::new(ErrorKind::NotFound, text)
     };
-    if !directory.join("state").exists() {
+    let state = directory.join("state");
+    if !state
+        .try_exists()
+        .map_err(|e| failed("examine", &state, e))?
+    {
         return Err(nothing());
     }
-    let lock = DirectoryLock::take(directory)?;
-    let files: Arc<dyn LocalFiles> = Directory::new(directory);
+    let lock = DirectoryLock::share(directory)?;
+    let files: Arc<dyn LocalFiles> = Directory::for_reading(directory);
     let found = Found::look(&files, keys)?.ok_or_else(nothing)?;
     let size_bytes = found.owner().size_bytes;
     // Any block size does: only the content's place matters here.

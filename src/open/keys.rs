@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
+use super::head::Seen;
 use super::{Target, client};
 use crate::codec::compress::Compression;
 use crate::codec::kdf::Kdf;
@@ -18,7 +19,7 @@ use crate::codec::timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::ObjectClient;
 use crate::secret::Passphrase;
-use crate::store::versioned::{self, Draft, Superblock, Unlocked};
+use crate::store::versioned::{self, Draft, Superblock, SuperblockMark, Unlocked};
 
 /// How often somebody at a terminal may mistype a passphrase.
 const ATTEMPTS: u32 = 3;
@@ -37,8 +38,12 @@ pub struct Secret {
 /// Has what opens a disk, or asks for it.
 #[async_trait]
 pub trait Keyring: Send + Sync {
-    /// Whether something was given for that disk, so that nobody need be asked: then it has to be encrypted.
+    /// Whether something was given for that disk, so that nobody need be asked.
     fn is_given(&self, disk: Uuid) -> bool;
+
+    /// Whether something was given for any disk: then one that says that it is not encrypted is not believed, whatever its id, for who can
+    /// write to the bucket chooses that too.
+    fn expects_encryption(&self) -> bool;
 
     /// What opens a disk; at the first attempt, 0, and after others did not open it.
     ///
@@ -62,6 +67,13 @@ pub struct Access {
     pub slot: Option<u32>,
 }
 
+impl Access {
+    /// Whether a disk is to be opened also for what can be told without: something was given for it, or a slot was named, which is asked for.
+    pub(super) fn is_wanted(&self, disk: Uuid) -> bool {
+        self.slot.is_some() || self.keyring.is_given(disk)
+    }
+}
+
 /// How long trying a passphrase is to take on this machine, and how much memory it may.
 #[derive(Debug, Clone, Copy)]
 pub struct KdfWish {
@@ -77,7 +89,8 @@ pub struct KdfWish {
 /// Those of [`Unlocked::open`] and [`Unlocked::plain`], and of the keyring.
 pub(super) async fn unlock(superblock: Superblock, access: &Access) -> Result<Unlocked> {
     let disk = superblock.id;
-    if superblock.encryption.is_none() && !access.keyring.is_given(disk) && access.slot.is_none() {
+    let expected = access.keyring.expects_encryption() || access.slot.is_some();
+    if superblock.encryption.is_none() && !expected {
         return Unlocked::plain(superblock);
     }
     let mut attempt = 0;
@@ -136,16 +149,29 @@ struct Editing {
     client: Arc<dyn ObjectClient>,
     disk: Unlocked,
     unsafe_no_fencing: bool,
+    /// What this machine has seen of it; `None` where there is no place for that.
+    seen: Option<Seen>,
 }
 
 impl Editing {
+    /// Opens a disk to change it.
+    ///
+    /// # Errors
+    /// `RolledBack` where its superblock is older than this machine has seen, before anybody is asked; those of opening the disk.
     async fn begin(target: &Target, access: &Access, unsafe_no_fencing: bool) -> Result<Editing> {
         let client = client(target).await?;
         let superblock = versioned::read_superblock(&client).await?;
+        let seen = Seen::of(superblock.id);
+        // A change of an older superblock would bring back what was removed since.
+        if let Some(pin) = seen.as_ref().and_then(Seen::pin) {
+            let followed = SuperblockMark::of(&superblock).follows(pin.superblock);
+            followed.map_err(|rollback| rollback.refusal(&target.url()))?;
+        }
         Ok(Editing {
             disk: unlock(superblock, access).await?,
             client,
             unsafe_no_fencing,
+            seen,
         })
     }
 
@@ -176,7 +202,8 @@ impl Editing {
         let secret = Arc::clone(secret);
         let known = computed(move || {
             for slot in slots.iter().filter(|slot| slot.kind == secret.kind) {
-                if slot.open(&secret.passphrase, id)?.is_some() {
+                // One that this machine cannot try is another's.
+                if matches!(slot.open(&secret.passphrase, id), Ok(Some(_))) {
                     return Ok(Some(slot.id));
                 }
             }
@@ -196,14 +223,18 @@ impl Editing {
         mut change: impl FnMut(&mut Draft) -> Result<bool> + Send,
     ) -> Result<Unlocked> {
         let fencing = versioned::fences(&self.client, self.unsafe_no_fencing).await?;
-        versioned::change(&self.client, &self.disk, fencing, &mut change).await
+        let changed = versioned::change(&self.client, &self.disk, fencing, &mut change).await?;
+        if let Some(seen) = &self.seen {
+            seen.raise(SuperblockMark::of(changed.superblock()));
+        }
+        Ok(changed)
     }
 }
 
 /// Adds a key slot, and answers its number.
 ///
 /// # Errors
-/// Those of opening the disk and of the keyrings; `Exists` where the new passphrase opens a slot already; `Usage` where there is no room;
+/// `RolledBack`; those of opening the disk and of the keyrings; `Exists` where the new passphrase opens a slot already; `Usage` where there is no room;
 /// those of [`versioned::change`].
 pub async fn add_key(
     target: &Target,
@@ -243,7 +274,7 @@ pub async fn change_key(
 /// Removes a key slot, the one of that number or else the one that was opened, and answers its number.
 ///
 /// # Errors
-/// Those of opening the disk; `NotFound` where there is no such slot; `Usage` where it is the last; those of [`versioned::change`].
+/// `RolledBack`; those of opening the disk; `NotFound` where there is no such slot; `Usage` where it is the last; those of [`versioned::change`].
 pub async fn remove_key(
     target: &Target,
     access: &Access,
@@ -277,7 +308,7 @@ pub struct Settings {
 /// Changes what of a disk can be changed.
 ///
 /// # Errors
-/// Those of opening the disk; `Usage`; those of [`versioned::change`].
+/// `RolledBack`; those of opening the disk; `Usage`; those of [`versioned::change`].
 pub async fn set(
     target: &Target,
     access: &Access,
@@ -298,13 +329,13 @@ pub async fn set(
     changed.await.map(|_| ())
 }
 
-/// The superblock, for what can be told of the key slots without a key; authenticated where one was given.
+/// The superblock, for what can be told of the key slots without a key; authenticated where one was given, or a slot named.
 ///
 /// # Errors
 /// `NotFound`; those of the store, and of opening the disk.
 pub async fn key_slots(target: &Target, access: &Access) -> Result<Superblock> {
     let superblock = versioned::read_superblock(&client(target).await?).await?;
-    match access.keyring.is_given(superblock.id) {
+    match access.is_wanted(superblock.id) {
         true => Ok(unlock(superblock, access).await?.superblock().clone()),
         false => Ok(superblock),
     }

@@ -35,6 +35,8 @@ pub struct MountSpec {
     pub create: Option<NewDisk>,
     /// How it is opened, if it is encrypted.
     pub access: Access,
+    /// Mount none that is not.
+    pub encrypted: bool,
     /// Take no writes.
     pub read_only: bool,
     /// List all blocks instead of reading the map.
@@ -100,8 +102,8 @@ pub struct Mounted {
 /// Mounts a disk; its tasks run on the current runtime.
 ///
 /// # Errors
-/// `NotFound` where there is no disk and none is to be made, `Usage` where a limit is too small for its block size or it is not
-/// what `create` describes, `Busy` where this machine has it mounted, `Held`, `RolledBack`, and those of the store.
+/// `NotFound` where there is no disk and none is to be made, `Usage` where a limit is too small for its block size, it is not what
+/// `create` describes, or it is not encrypted and was to be, `Busy` where this machine has it mounted, `Held`, `RolledBack`, and those of the store.
 pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
     let mut connected = Connected::new(&spec.target).await?;
     let asked = spec.target.connection.requests;
@@ -114,7 +116,9 @@ pub async fn mount(spec: &MountSpec) -> Result<Mounted> {
         target.connection.request_timeout = REQUEST_TIMEOUT * (block_bytes / LARGE_BLOCK_BYTES);
         connected = Connected::new(&target).await?;
     }
-    check_cache_size(spec.cache_bytes, block_bytes)?;
+    if spec.cache != CacheDirectory::None {
+        check_cache_size(spec.cache_bytes, block_bytes)?;
+    }
     let plan = MemoryPlan::divide(spec.memory_bytes, spec.max_dirty_bytes, asked, block_bytes)?;
     if plan.requests < asked {
         info!(
@@ -245,10 +249,14 @@ async fn unlocked(client: &Arc<dyn ObjectClient>, spec: &MountSpec) -> Result<(U
     };
     if let Some(asked) = &spec.create {
         same_size(found.geometry, asked.spec.geometry)?;
-        if asked.encrypt.is_some() && found.encryption.is_none() {
-            let text = "there is a disk already, and it is not encrypted: leave out --encrypt, or choose another prefix";
-            return Err(Error::new(ErrorKind::Usage, text));
-        }
+    }
+    if spec.encrypted && found.encryption.is_none() {
+        let text = format!(
+            "disk {} at {} is not encrypted: if it was, it has been altered or replaced; else leave out --encrypt, or choose another prefix",
+            found.id,
+            spec.target.url()
+        );
+        return Err(Error::new(ErrorKind::Usage, text));
     }
     Ok((keys::unlock(found, &spec.access).await?, false))
 }

@@ -134,11 +134,30 @@ async fn encryption_that_was_taken_away_is_refused_by_who_has_a_key() {
 }
 
 #[tokio::test]
+async fn a_slot_is_made_at_a_moment_and_at_nothing_that_a_terminal_would_act_on() {
+    let (bucket, _) = disk().await;
+    let sound = members(&bucket.body("disk.json").expect("there"));
+    for created in [
+        "\u{1b}]0;owned\u{7}",
+        "",
+        "2025-01-31 12:00:00Z",
+        "2025-01-31T12:00:00Z\n",
+    ] {
+        let mut altered = sound.clone();
+        altered["encryption"]["slots"][1]["created"] = json!(created);
+        let error = Superblock::parse(&resealed(altered)).expect_err(created);
+        assert!(!error.to_string().contains(char::is_control), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_slot_that_asks_for_the_impossible_is_refused_before_it_is_computed() {
     let (bucket, _) = disk().await;
     let mut asking = members(&bucket.body("disk.json").expect("there"));
     asking["encryption"]["slots"][0]["kdf"]["memory_kib"] = json!(u32::MAX);
     let superblock = Superblock::parse(&resealed(asking)).expect("parses");
-    let error = open_at(superblock, "b").expect_err("asks for 4 TiB");
+    let error = open_at(superblock.clone(), "a").expect_err("asks for 4 TiB");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let error = open_at(superblock, "b").expect_err("was altered");
+    assert_eq!(error.kind(), ErrorKind::Damaged);
 }

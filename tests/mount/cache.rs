@@ -151,6 +151,7 @@ fn the_size_is_checked_and_zero_or_none_is_no_disk_tier() {
     for options in [
         ["--cache-size", "0", "--cache-dir", place],
         ["--cache-size", "1g", "--cache-dir", "none"],
+        ["--cache-size", "1m", "--cache-dir", "none"],
     ] {
         let disk = machine.mount(&url, "disk", &options);
         assert_eq!(read_at(&disk, MIB, 1000), data()[..1000]);

@@ -1,5 +1,6 @@
 //! Encrypted disks on real mounts: how the daemon, which has neither terminal nor standard input, comes by what opens them.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::support::real::{can_mount, read_at, run, with_directory, write_at};
@@ -17,7 +18,7 @@ const NEW: [&str; 8] = [
 
 /// Runs a line on a terminal of its own, types an answer at each prompt for a passphrase, and ends as the line does.
 const AT_A_TERMINAL: &str = r#"
-import os, pty, sys
+import os, pty, sys, termios
 answers = sys.argv[1].split(",")
 pid, terminal = pty.fork()
 if pid == 0:
@@ -32,6 +33,9 @@ while True:
         break
     said += part
     if part.rstrip().endswith(b":") and answers:
+        # The prompt is there an instant before what is typed is hidden.
+        while termios.tcgetattr(terminal)[3] & termios.ECHO:
+            os.sched_yield()
         os.write(terminal, answers.pop(0).encode() + b"\n")
 sys.stdout.buffer.write(said)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
@@ -46,9 +50,12 @@ fn a_daemon_gets_its_passphrase_from_who_started_it() {
     let marker = b"a marker that is nowhere to be read".repeat(100);
     let file = machine.path().join("passphrase");
     std::fs::write(&file, "secret\n").expect("write");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("mode");
     let file = file.to_str().expect("UTF-8");
     let options = [&NEW[..], &["--passphrase-file", file]].concat();
-    let disk = machine.mount(&url, "disk", &options);
+    let (disk, said) = machine.mount_saying(&url, "disk", &options);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("chmod 600") && said.contains(file), "{said}");
     write_at(&disk, 12_345, &marker, true);
     disk.umount();
     // A wrong one claims nothing.
@@ -151,6 +158,12 @@ fn what_was_flushed_before_a_kill_is_in_the_journal_for_who_has_the_passphrase_a
     let export = ["journal", "export", cache, file];
     let refused = machine.try_run(&export);
     assert_eq!(refused.status.code(), Some(16), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let copy = format!("{cache}/superblock.json");
+    assert!(
+        said.contains(&copy) && said.contains("disk.json of the bucket"),
+        "{said}"
+    );
     machine.run(&[&export[..], &["--key-file", key]].concat());
     let copy = std::fs::read(file).expect("the copy");
     assert_eq!(copy[100_000..][..marker.len()], marker);

@@ -338,6 +338,41 @@ fn a_damaged_journal_is_kept_told_of_exported_and_given_up_on_request_only() {
 }
 
 #[test]
+fn a_journal_that_can_only_be_read_is_exported_and_one_that_cannot_is_denied() {
+    if !can_mount("a_journal_that_can_only_be_read_is_exported_and_one_that_cannot_is_denied") {
+        return;
+    }
+    let (machine, url) = with_directory();
+    create(&machine, &url);
+    let disk = machine.mount(&url, "disk", &LAZY);
+    write_at(&disk, 0, &[7; 4096], true);
+    disk.kill();
+    let cache = machine.cache_directory(&url);
+    let (cache, file) = (cache.display(), machine.path().join("copy"));
+    let export = |program: &str| {
+        let script = format!(
+            "mount --bind {cache} {cache}\n\
+             mount -o remount,bind,ro {cache}\n\
+             ! touch {cache}/lock 2>/dev/null\n\
+             mount -t tmpfs none /mnt\n\
+             touch /mnt/program\n\
+             mount --bind \"$PROGRAM\" /mnt/program\n\
+             {program} journal export {cache} {} --force\n",
+            file.display()
+        );
+        let output = machine.elsewhere(&url, &script);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = export("/mnt/program");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(fs::read(&file).expect("reads")[..4096], [7; 4096]);
+    let (code, said) = export("setpriv --reuid=65534 --clear-groups /mnt/program");
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains(&cache.to_string()), "{said}");
+}
+
+#[test]
 fn writers_wait_where_the_bucket_lags_too_far_behind() {
     if !can_mount("writers_wait_where_the_bucket_lags_too_far_behind") {
         return;

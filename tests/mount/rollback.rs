@@ -156,3 +156,50 @@ fn what_this_machine_has_seen_is_known_without_a_journal_and_lost_with_a_warning
     machine.run(&["delete", &url, "--yes"]);
     assert!(!head.exists(), "all of a deleted disk is forgotten");
 }
+
+#[test]
+fn a_key_slot_that_was_removed_does_not_come_back_with_an_older_superblock() {
+    if !can_mount("a_key_slot_that_was_removed_does_not_come_back_with_an_older_superblock") {
+        return;
+    }
+    let (machine, url) = with_directory();
+    let (first, second) = ("--passphrase-command=echo first", "echo second");
+    let new = ["--create", "--size", "4m", "--encrypt", first];
+    let cheap = ["--kdf-time", "1ms", "--kdf-memory", "64k"];
+    machine
+        .mount(&url, "disk", &[&new[..], &cheap].concat())
+        .umount();
+    let bucket = machine.path().join("bucket");
+    let superblock = bucket.join("disk.json");
+    let old = fs::read(&superblock).expect("there");
+    let add = ["key", "add", &url, first, "--new-passphrase-command"];
+    machine.run(&[&add[..], &[second], &cheap].concat());
+    machine.run(&["key", "remove", &url, first]);
+    fs::remove_dir_all(bucket.join("disk")).expect("there");
+    fs::write(&superblock, &old).expect("writes");
+
+    let at = machine.path().join("refused");
+    fs::create_dir(&at).expect("a folder");
+    let lines: [&[&str]; 5] = [
+        &["mount", &url, at.to_str().expect("UTF-8"), first],
+        &["key", "add", &url, first, "--new-passphrase-command=echo x"],
+        &["key", "change", &url, first, "--new-passphrase-command=ls"],
+        &["key", "remove", &url, first],
+        &["set", &url, "label=x", first],
+    ];
+    for line in lines {
+        let output = machine.try_run(line);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(15), "{line:?}: {said}");
+        for part in [url.as_str(), "generation 1", "--accept-rollback"] {
+            assert!(said.contains(part), "{line:?} lacks {part:?}: {said}");
+        }
+    }
+    assert_eq!(fs::read(&superblock).expect("there"), old);
+    assert!(!bucket.join("disk").exists(), "nothing was put");
+    // That it is meant to be is said to a mount.
+    machine
+        .mount(&url, "disk", &["--accept-rollback", first])
+        .umount();
+    machine.run(&["set", &url, "label=x", first]);
+}

@@ -85,7 +85,9 @@ impl SuperblockMark {
         Ok(())
     }
 
-    fn raised_to(self, other: SuperblockMark) -> SuperblockMark {
+    /// This mark, raised to whatever is newer in another one.
+    #[must_use]
+    pub fn raised_to(self, other: SuperblockMark) -> SuperblockMark {
         SuperblockMark {
             generation: self.generation.max(other.generation),
             encrypted: self.encrypted || other.encrypted,

@@ -258,6 +258,12 @@ impl Stored {
                 {
                     return Err(SuperblockError::InvalidSlots);
                 }
+                // It is shown without the disk's keys, and whoever wrote it may have put anything there.
+                let mut times = stored.slots.iter().map(|slot| slot.created.as_str());
+                if let Some(text) = times.find(|text| timestamp::from_seconds(text).is_none()) {
+                    let text = text.to_owned();
+                    return Err(SuperblockError::InvalidTime { text });
+                }
                 Some(Encryption {
                     slots: stored.slots,
                     private: private.0,

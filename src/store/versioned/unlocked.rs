@@ -75,11 +75,12 @@ impl Unlocked {
     }
 
     /// Opens an encrypted disk: with the slot of that number, or any. Takes about a second for each slot that is tried: those of
-    /// the passphrase's own kind come first.
+    /// the passphrase's own kind come first. One that this machine cannot try does not keep the others from opening it.
     ///
     /// # Errors
-    /// `NoKey` where none opens; `Usage` where the disk says that it is not encrypted; `Damaged` where the superblock was altered;
-    /// `Unsupported` where a slot asks for more work than is ever done for one.
+    /// `NoKey` where none opens; `Usage` where the disk says that it is not encrypted; `Damaged` where the superblock was altered; where
+    /// none that could be tried opens, `Unsupported` if a slot asks for more work than is ever done for one, and `System` if it asks
+    /// for more memory than there is.
     pub fn open(
         superblock: Superblock,
         passphrase: &Passphrase,
@@ -97,9 +98,15 @@ impl Unlocked {
             }
         }
         slots.sort_by_key(|slot| (slot.kind != kind, slot.id));
-        for slot in slots {
-            if let Some(master) = slot.open(passphrase, superblock.id)? {
-                let (number, master) = (slot.id, Arc::new(master));
+        let mut untried = None;
+        for candidate in slots {
+            let opened = candidate.open(passphrase, superblock.id);
+            let opened = opened.unwrap_or_else(|error| {
+                untried.get_or_insert((candidate.id, error));
+                None
+            });
+            if let Some(master) = opened {
+                let (number, master) = (candidate.id, Arc::new(master));
                 let keys = Arc::new(DiskKeys::derive(&master, superblock.id));
                 let secrets = Secrets {
                     master,
@@ -108,6 +115,17 @@ impl Unlocked {
                 };
                 return Unlocked::authentic(superblock, secrets);
             }
+        }
+        if let Some((number, error)) = untried {
+            let text = match slot {
+                Some(_) => "choose another with --key-slot".to_owned(),
+                None => format!(
+                    "and that {} opens no other: give what does, and name its slot with --key-slot",
+                    kind.name()
+                ),
+            };
+            let text = format!("key slot {number} cannot be tried on this machine, {text}");
+            return Err(error.within(text));
         }
         let text = match slot {
             Some(number) => format!("that {} does not open key slot {number}", kind.name()),
@@ -323,8 +341,8 @@ fn altered(disk: Uuid) -> Error {
 /// A key was given for a disk that says that it takes none.
 fn not_encrypted(disk: Uuid) -> Error {
     let text = format!(
-        "disk {disk} is not encrypted, and a key was given for it: if it is one that was encrypted, its superblock has been altered; \
-         else leave the key out"
+        "disk {disk} is not encrypted, and a key was given, by an option or as a credential of systemd: if the disk was encrypted, it has \
+         been altered or replaced; else leave the key out"
     );
     Error::new(ErrorKind::Usage, text)
 }

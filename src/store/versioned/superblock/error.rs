@@ -41,7 +41,7 @@ pub enum SuperblockError {
     /// A member is missing or malformed.
     #[error("a member is missing or malformed")]
     InvalidMember(#[source] serde_json::Error),
-    /// The moment of creation is not a moment in RFC 3339, UTC, whole seconds.
+    /// The moment at which the disk or a key slot was made is not a moment in RFC 3339, UTC, whole seconds.
     #[error("created {text:?} is not a moment such as 2025-01-31T12:00:00Z")]
     InvalidTime {
         /// What there is.
