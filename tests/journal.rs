@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "journal/altered.rs"]
+mod altered;
+
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
