@@ -39,10 +39,7 @@ enum Said {
 
 fn read(place: &Place) -> Vec<u8> {
     let mut bytes = vec![0; place.len()];
-    place.read(&mut bytes).expect("reads");
-    let mut verified = vec![0; place.len()];
-    place.read_verified(&mut verified).expect("is sound");
-    assert_eq!(bytes, verified);
+    place.read(&mut bytes).expect("is sound");
     bytes
 }
 

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use crate::codec::keys::{DiskKeys, mac};
-use crate::codec::seal::{NONCE_BYTES, Nonce, TAG_BYTES, open, open_part, seal};
+use crate::codec::seal::{NONCE_BYTES, Nonce, TAG_BYTES, hide, open, seal};
 use crate::secret::random;
 
 use super::record::SAID;
@@ -70,14 +70,9 @@ impl Sealer {
         open(key, &nonce, &self.associated(header), payload, tag).is_ok()
     }
 
-    /// Decrypts a part of the payload of the record at a place, unverified.
-    pub(super) fn open_part(&self, at: u64, skip: u64, part: &mut [u8]) {
-        open_part(&self.keys.journal, &self.nonce(at), skip, part);
-    }
-
     /// Hides where in the disk the record at a place belongs, or shows it again.
     pub(super) fn hide(&self, at: u64, place: &mut [u8]) {
-        open_part(&self.keys.journal_places, &self.nonce(at), 0, place);
+        hide(&self.keys.journal_places, &self.nonce(at), place);
     }
 
     fn associated(&self, header: &[u8; SAID]) -> [u8; NAME_BYTES + SAID] {

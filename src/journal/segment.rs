@@ -188,25 +188,21 @@ impl Segment {
     pub(super) fn payload_at(&self, at: u64, record: &Record) -> io::Result<Option<Vec<u8>>> {
         let len = usize::try_from(record.payload_len()).unwrap_or(usize::MAX);
         let mut payload = vec![0; len];
-        self.file.read_at(&mut payload, at + HEADER_BYTES as u64)?;
-        let sound = match &self.sealer {
-            None => {
-                let mut sum = [0; CHECK_BYTES];
-                sum[..8].copy_from_slice(&check(&payload, self.seed).to_le_bytes());
-                sum == record.check
-            }
-            Some(sealer) => sealer.open(at, &record.said(), &mut payload, &record.check),
-        };
+        let sound = self.payload_into(at, record, &mut payload)?;
         Ok(sound.then_some(payload))
     }
 
-    /// Fills `buf` with bytes of the payload of the record at a place, as the local file system answers them: nothing is verified.
-    fn part_at(&self, at: u64, skip: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(buf, at + HEADER_BYTES as u64 + skip)?;
-        if let Some(sealer) = &self.sealer {
-            sealer.open_part(at, skip, buf);
-        }
-        Ok(())
+    /// Fills `payload`, of that length, with the payload of a record at a place; `false` where it is not what was written.
+    fn payload_into(&self, at: u64, record: &Record, payload: &mut [u8]) -> io::Result<bool> {
+        self.file.read_at(payload, at + HEADER_BYTES as u64)?;
+        Ok(match &self.sealer {
+            None => {
+                let mut sum = [0; CHECK_BYTES];
+                sum[..8].copy_from_slice(&check(payload, self.seed).to_le_bytes());
+                sum == record.check
+            }
+            Some(sealer) => sealer.open(at, &record.said(), payload, &record.check),
+        })
     }
 }
 
@@ -246,46 +242,80 @@ impl Place {
         }
     }
 
-    /// Fills `buf`, of this length, with the bytes, as the local file system answers them: nothing is verified.
-    ///
-    /// # Errors
-    /// `System`.
-    pub fn read(&self, buf: &mut [u8]) -> Result<()> {
-        self.segment
-            .part_at(u64::from(self.record), u64::from(self.skip), buf)
-            .map_err(|e| self.unreadable(e))
-    }
-
-    /// Fills `buf` with the bytes once the whole record has been read and found sound.
+    /// Fills `buf`, of this length, with the bytes, once the whole record has been found sound; `buf` is undefined otherwise.
     ///
     /// # Errors
     /// `Damaged` where it is not what was written; `System`.
-    pub fn read_verified(&self, buf: &mut [u8]) -> Result<()> {
-        let at = u64::from(self.record);
-        let payload = match self.segment.record_at(at).map_err(|e| self.unreadable(e))? {
-            Some(record) if record.kind == Kind::Write => self
-                .segment
-                .payload_at(at, &record)
-                .map_err(|e| self.unreadable(e))?,
-            _ => None,
-        };
-        let skip = self.skip as usize;
-        match payload
-            .as_ref()
-            .and_then(|p| p.get(skip..skip + self.len()))
-        {
-            Some(bytes) => {
-                buf.copy_from_slice(bytes);
-                Ok(())
-            }
-            None => Err(Error::new(
-                ErrorKind::Damaged,
-                format!(
-                    "the local disk has altered what was written to the journal (segment file {}, byte {})",
-                    self.segment.name, self.record
-                ),
-            )),
+    pub fn read(&self, buf: &mut [u8]) -> Result<()> {
+        let record = self.record()?;
+        if self.skip != 0 || record.len != buf.len() as u64 {
+            let payload = self.payload(&record)?;
+            return self.copy_from(&payload, buf);
         }
+        let sound = self.segment.payload_into(self.at(), &record, buf);
+        match sound.map_err(|e| self.unreadable(e))? {
+            true => Ok(()),
+            false => Err(self.altered()),
+        }
+    }
+
+    /// Fills parts of `buf`, each from the byte that is given with its place, as [`Place::read`] does. A record is read once, however many
+    /// of the places are parts of it.
+    ///
+    /// # Errors
+    /// Those of [`Place::read`].
+    pub fn read_all(places: &[(Place, usize)], buf: &mut [u8]) -> Result<()> {
+        let record = |place: &Place| (place.segment.header.number, place.record);
+        let mut sorted: Vec<&(Place, usize)> = places.iter().collect();
+        sorted.sort_by_key(|(place, _)| record(place));
+        for parts in sorted.chunk_by(|(one, _), (other, _)| record(one) == record(other)) {
+            match parts {
+                [(place, at)] => place.read(&mut buf[*at..*at + place.len()])?,
+                [(first, _), ..] => {
+                    let payload = first.payload(&first.record()?)?;
+                    for (place, at) in parts {
+                        place.copy_from(&payload, &mut buf[*at..*at + place.len()])?;
+                    }
+                }
+                [] => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn at(&self) -> u64 {
+        u64::from(self.record)
+    }
+
+    /// What the record's header says.
+    fn record(&self) -> Result<Record> {
+        let found = self.segment.record_at(self.at());
+        let found = found.map_err(|e| self.unreadable(e))?;
+        let written = found.filter(|record| record.kind == Kind::Write);
+        written.ok_or_else(|| self.altered())
+    }
+
+    fn payload(&self, record: &Record) -> Result<Vec<u8>> {
+        let payload = self.segment.payload_at(self.at(), record);
+        let payload = payload.map_err(|e| self.unreadable(e))?;
+        payload.ok_or_else(|| self.altered())
+    }
+
+    fn copy_from(&self, payload: &[u8], buf: &mut [u8]) -> Result<()> {
+        let skip = self.skip as usize;
+        let part = payload.get(skip..skip + self.len());
+        buf.copy_from_slice(part.ok_or_else(|| self.altered())?);
+        Ok(())
+    }
+
+    fn altered(&self) -> Error {
+        Error::new(
+            ErrorKind::Damaged,
+            format!(
+                "the local disk has altered what was written to the journal (segment file {}, byte {})",
+                self.segment.name, self.record
+            ),
+        )
     }
 
     fn unreadable(&self, cause: io::Error) -> Error {

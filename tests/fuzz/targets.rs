@@ -259,10 +259,7 @@ fn journal(input: &[u8]) {
         let (offset, len) = match entry {
             Entry::Write { offset, place } => {
                 let mut bytes = vec![0; place.len()];
-                place.read_verified(&mut bytes).expect("was found sound");
-                let mut unverified = vec![0; place.len()];
-                place.read(&mut unverified).expect("is there");
-                assert_eq!(bytes, unverified);
+                place.read(&mut bytes).expect("was found sound");
                 total += place.len() as u64;
                 (offset, place.len() as u64)
             }
