@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "journal/altered.rs"]
+mod altered;
+
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,10 +39,7 @@ enum Said {
 
 fn read(place: &Place) -> Vec<u8> {
     let mut bytes = vec![0; place.len()];
-    place.read(&mut bytes).expect("reads");
-    let mut verified = vec![0; place.len()];
-    place.read_verified(&mut verified).expect("is sound");
-    assert_eq!(bytes, verified);
+    place.read(&mut bytes).expect("is sound");
     bytes
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bucketdisk::block::Geometry;
 use bucketdisk::disk::{Disk, DiskConfig, FlushTo, Kept, Recovered};
-use bucketdisk::error::Result;
+use bucketdisk::error::{ErrorKind, Result};
 use bucketdisk::journal::{Found, Owner};
 use bucketdisk::object::ObjectClient;
 use bucketdisk::store::BlockStore;
@@ -376,6 +376,42 @@ fn what_the_local_disk_has_altered_is_never_committed() {
         let all = content(&disk).await;
         assert_eq!(all[..1000], [3; 1000]);
         assert_eq!(all[BLOCK as usize..][..1000], [2; 1000]);
+    });
+}
+
+#[test]
+fn what_the_local_disk_has_altered_is_an_error_to_readers_that_says_where_and_is_counted() {
+    in_runtime(async {
+        let mut machine = Machine::new(0).await;
+        let (disk, _) = machine.mount().await;
+        let write = |offset, len, fill| disk.write(offset, Bytes::from(vec![fill; len]));
+        write(0, 1000, 1).await.expect("writes");
+        write(BLOCK, 1000, 2).await.expect("writes");
+        // Of the first record two parts are left.
+        write(400, 200, 3).await.expect("writes");
+        let mut found = [0; 1000];
+        disk.read(0, &mut found).await.expect("reads");
+        assert_eq!((found[399], found[400], found[600]), (1, 3, 1));
+        // In what is overwritten, and is read no more.
+        machine.local.flip("segment-00000", 64 + 64 + 500);
+        for (part, errors) in [(0..1000, 1), (0..1, 3), (999..1000, 5)] {
+            let buf = &mut found[part.clone()];
+            let offset = part.start as u64;
+            let error = disk.read(offset, buf).await.expect_err("is altered");
+            assert_eq!(error.kind(), ErrorKind::Damaged);
+            let told = error.chain();
+            assert!(told.contains("segment-00000, byte 64"), "{told}");
+            assert_eq!(disk.status().read_errors, errors);
+            assert_eq!(disk.status().damaged_blocks_read, errors);
+            assert!(disk.read_now(offset, buf).is_err());
+        }
+        disk.read(400, &mut found[..200]).await.expect("is sound");
+        assert_eq!(found[..200], [3; 200]);
+        disk.read(BLOCK, &mut found).await.expect("is sound");
+        assert_eq!(found, [2; 1000]);
+        write(0, 1000, 4).await.expect("writes");
+        disk.read(0, &mut found).await.expect("is sound again");
+        assert_eq!(found, [4; 1000]);
     });
 }
 

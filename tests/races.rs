@@ -1,12 +1,13 @@
 //! What others do to a disk while a mount reads it. Most of these were found by a model of the protocol.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use bucketdisk::block::{BlockIndex, Seq};
 use bucketdisk::error::ErrorKind;
 use bucketdisk::object::ObjectClient;
-use bucketdisk::store::versioned::{MountOptions, VersionedStore, keys};
+use bucketdisk::store::versioned::{MountOptions, Sources, VersionedStore, keys};
 use bucketdisk::store::{BlockStore, ReadError};
 use support::block_store_contract::{first_byte, given};
 use support::fault::{Fault, Faulty, Request};
@@ -180,6 +181,40 @@ async fn a_slow_listing_that_was_overtaken_is_begun_anew() {
             0,
             "what it superseded is gone"
         );
+    })
+    .await
+    .expect("mounts");
+    assert_eq!(first_byte(&*store, 1).await, 2);
+}
+
+/// As above, but it was the machine that slept, and with it the clock that is never set.
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_slept_while_it_was_overtaken_is_begun_anew() {
+    let bucket = bucket().await;
+    let writer = mount(&bucket.client(), options()).await.expect("mounts");
+    writer.commit(given(&[(1, 1)], &[])).await.expect("commits");
+    let superseded = bucket.keys().into_iter();
+    let superseded = superseded.filter(|key| key.starts_with("blocks/01/"));
+    let superseded: Vec<String> = superseded.collect();
+    assert_eq!(superseded.len(), 1, "{superseded:?}");
+    let mut listing = taking_over();
+    listing.list_blocks = true;
+    let slept = Arc::new(AtomicBool::new(false));
+    let (is_later, began) = (Arc::clone(&slept), SystemTime::now());
+    let now = move || match is_later.load(Ordering::Relaxed) {
+        true => began + LONG,
+        false => began,
+    };
+    listing.sources = Sources::new(now, rand::random);
+    let store = mount_while(&bucket, listing, ("blocks/01/", 1), async || {
+        let second = mount(&bucket.client(), taking_over())
+            .await
+            .expect("takes over");
+        second.commit(given(&[(1, 2)], &[])).await.expect("commits");
+        for key in &superseded {
+            bucket.apply(Change::Delete(key.clone()));
+        }
+        slept.store(true, Ordering::Relaxed);
     })
     .await
     .expect("mounts");

@@ -10,16 +10,20 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bucketdisk::codec::keys::{DiskKeys, MasterKey};
 use bucketdisk::disk::{Disk, DiskConfig, FlushTo};
 use bucketdisk::error::{ErrorKind, Result};
+use bucketdisk::journal::{Found, Owner};
 use bucketdisk::object::ObjectClient;
 use bucketdisk::open::{NewJournal, Prepared};
+use bucketdisk::secret::Key;
 use bucketdisk::store::versioned::{self, SessionId, VersionedStore};
 use bytes::Bytes;
 use futures::FutureExt;
 use support::local_disk::{LocalDisk, Trouble};
 use support::memory::Bucket;
 use support::volume::{self, content, in_runtime, keys, write};
+use uuid::Uuid;
 
 const DISK_BYTES: u64 = 256 << 10;
 const BLOCK: u64 = 16 << 10;
@@ -261,6 +265,38 @@ fn a_record_that_is_altered_after_its_commit_is_damage_though_it_is_the_last() {
             }
         }
         assert!(damaged > 0);
+    });
+}
+
+#[test]
+fn another_disks_journal_is_never_discarded_though_these_keys_cannot_tell_what_it_is() {
+    in_runtime(async {
+        let owner = Owner {
+            disk: 7,
+            size_bytes: DISK_BYTES,
+        };
+        let fresh_keys = || {
+            let master = MasterKey(Key::fresh());
+            Some(Arc::new(DiskKeys::derive(&master, Uuid::nil())))
+        };
+        let machine = Machine::new(0).await;
+        let superblock = versioned::read_superblock(&machine.client).await;
+        let superblock = superblock.expect("is there");
+        let files = machine.local.files();
+        let other = Found::create(&files, owner, 5, SEGMENT, fresh_keys().as_ref());
+        let journal = other.expect("creates").begin(None, 1, 16 * SEGMENT);
+        drop(journal.expect("begins"));
+        let before = machine.local.names();
+        for keys in [None, fresh_keys()] {
+            let new = NewJournal {
+                id: 6,
+                segment_bytes: SEGMENT,
+                keys,
+            };
+            let error = Prepared::look_at(&files, &superblock, new, true).expect_err("is refused");
+            assert_eq!(error.kind(), ErrorKind::Usage, "{}", error.chain());
+            assert_eq!(machine.local.names(), before);
+        }
     });
 }
 

@@ -32,6 +32,8 @@ pub struct DiskKeys {
     pub journal: Key,
     /// Hides where in the disk they belong.
     pub journal_places: Key,
+    /// Authenticates what the journal says of itself: its state, and the headers of its segments.
+    pub journal_macs: Key,
 }
 
 impl DiskKeys {
@@ -52,6 +54,7 @@ impl DiskKeys {
             private: key("private"),
             journal: key("journal"),
             journal_places: key("journal places"),
+            journal_macs: key("journal macs"),
         }
     }
 }
@@ -122,6 +125,7 @@ mod tests {
                 &keys.private,
                 &keys.journal,
                 &keys.journal_places,
+                &keys.journal_macs,
             ] {
                 assert!(seen.insert(*key.bytes()));
             }

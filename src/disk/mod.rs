@@ -64,6 +64,10 @@ pub struct DiskConfig {
     pub cache_bytes: u64,
 }
 
+/// What a write is cut at, into records of the journal: to read a byte of one is to read and verify all of it, and as a block may have
+/// 64 MiB, that may not be one record. Smaller ones would make small reads quicker, and take more memory to know, 96 bytes each.
+const RECORD_BYTES: usize = 16 << 10;
+
 /// What a flush waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushTo {
@@ -217,13 +221,10 @@ impl Disk {
 
     /// Reads what lies in the journal into its place in the read.
     fn read_kept(&self, kept: &[(Place, usize)], buf: &mut [u8]) -> Result<()> {
-        for (place, at) in kept {
-            if let Err(error) = place.read(&mut buf[*at..*at + place.len()]) {
-                self.read_errors.fetch_add(1, Ordering::Relaxed);
-                return Err(error);
-            }
-        }
-        Ok(())
+        Place::read_all(kept, buf).inspect_err(|error| {
+            self.read_errors.fetch_add(1, Ordering::Relaxed);
+            self.reader.count_if_damaged(error);
+        })
     }
 
     /// Fetches what is needed and copies it into place; answers the blocks that have changed since and must be looked at again.
@@ -345,10 +346,16 @@ impl Disk {
                 },
             );
         }
-        // A record for each block, so that committing one reads and verifies what it needs and no more.
-        let writes: Vec<(u64, &[u8])> = spans()
-            .map(|span| (offset + span.at as u64, &data[span.outer()]))
-            .collect();
+        let mut writes: Vec<(u64, &[u8])> = Vec::new();
+        for span in spans() {
+            let (mut at, mut rest) = (offset + span.at as u64, &data[span.outer()]);
+            while !rest.is_empty() {
+                let most = RECORD_BYTES - at as usize % RECORD_BYTES;
+                let (record, after) = rest.split_at(rest.len().min(most));
+                writes.push((at, record));
+                (at, rest) = (at + record.len() as u64, after);
+            }
+        }
         self.write_back.change(
             writes.len() as u64 * dirty::PIECE_COST,
             |journal| journal.append(&writes),

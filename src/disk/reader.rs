@@ -44,7 +44,7 @@ pub(super) struct Reader {
     ahead: ReadAhead,
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
-    /// Fetches that found the block damaged or missing.
+    /// Fetches that found the block damaged or missing, and reads that found the journal damaged.
     pub(super) damaged: AtomicU64,
 }
 
@@ -120,7 +120,11 @@ impl Reader {
                 let fetched = reader.store.read(key.0, key.1).await.map_err(Arc::new);
                 match &fetched {
                     Ok(block) => reader.cache.insert(key, block.clone()),
-                    Err(error) => reader.count_if_damaged(error),
+                    Err(error) => {
+                        if let ReadError::Failed(error) = &**error {
+                            reader.count_if_damaged(error);
+                        }
+                    }
                 }
                 reader.in_flight.remove(&key);
                 fetched
@@ -137,8 +141,9 @@ impl Reader {
         shared.clone()
     }
 
-    fn count_if_damaged(&self, error: &ReadError) {
-        if matches!(error, ReadError::Failed(error) if error.kind() == ErrorKind::Damaged) {
+    /// Counts what a read, or a block's completion, has failed with.
+    pub(super) fn count_if_damaged(&self, error: &Error) {
+        if error.kind() == ErrorKind::Damaged {
             self.damaged.fetch_add(1, Ordering::Relaxed);
         }
     }

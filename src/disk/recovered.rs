@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::block::Geometry;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Entry, Journal};
+use crate::journal::{Entry, Journal, Place};
 
 use super::dirty::Elsewhere;
 use super::epoch::Epoch;
@@ -100,8 +100,7 @@ impl Recovered {
             let text = format!("the journal does not have all bytes from {offset}");
             return Err(Error::new(ErrorKind::Usage, text));
         }
-        kept.iter()
-            .try_for_each(|(place, at)| place.read_verified(&mut buf[*at..*at + place.len()]))
+        Place::read_all(&kept, buf)
     }
 
     pub(super) fn into_epoch(self) -> Epoch {

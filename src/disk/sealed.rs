@@ -117,7 +117,7 @@ pub(super) async fn base(reader: &Arc<Reader>, index: BlockIndex) -> Result<Opti
     })
 }
 
-/// Reads parts of a block from the journal, verified, into the block's content.
+/// Reads parts of a block from the journal into the block's content.
 ///
 /// # Errors
 /// `Damaged` where the local disk has altered them: nothing is to be committed with them; `System`.
@@ -129,11 +129,7 @@ pub(super) fn read_kept(
     if kept.is_empty() {
         return Ok(());
     }
-    blocking(|| {
-        kept.iter()
-            .try_for_each(|(place, at)| place.read_verified(&mut content[*at..*at + place.len()]))
-    })
-    .map_err(|error| {
+    blocking(|| Place::read_all(kept, content)).map_err(|error| {
         error.within(format!(
             "cannot complete block {index}: nothing is committed before what was written to it is written again or discarded"
         ))

@@ -55,7 +55,8 @@ pub struct DiskStatus {
     pub cache_misses: u64,
     /// Reads that failed for good.
     pub read_errors: u64,
-    /// Fetches of a block, to answer a read or to complete a commit, that found its object damaged or missing.
+    /// Fetches of a block, to answer a read or to complete a commit, that found its object damaged or missing, and reads of what is not
+    /// committed that found the journal damaged.
     pub damaged_blocks_read: u64,
     /// The store's own figures.
     pub store: StoreStatus,

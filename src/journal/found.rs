@@ -62,7 +62,8 @@ pub struct Found {
 }
 
 impl Found {
-    /// Looks for a journal; `None` where there is none. `keys` are those of an encrypted disk.
+    /// Looks for a journal; `None` where there is none. `keys` are those of an encrypted disk: to them another disk's journal is a damaged
+    /// one. Without them nothing of it is verified but checksums.
     ///
     /// # Errors
     /// `Damaged` where there are segments and no state that says whose they are; `System`.
@@ -74,7 +75,7 @@ impl Found {
         let names = files.names().map_err(failed)?;
         let names: Vec<String> = names.into_iter().filter(|n| is_segment(n)).collect();
         let state = match files.open(NAME).map_err(failed)? {
-            Some(file) => StateFile::read(file).map_err(failed)?,
+            Some(file) => StateFile::read(file, keys).map_err(failed)?,
             None => None,
         };
         let Some(state) = state else {
@@ -84,7 +85,7 @@ impl Found {
             return Err(Error::new(
                 ErrorKind::Damaged,
                 format!(
-                    "the journal in {} has {} segment files, but its file '{NAME}' is missing or damaged: nobody can tell what \
+                    "the journal in {} has {} segment files, but its file '{NAME}' is missing, damaged or altered: nobody can tell what \
                      they hold, and none of it is used",
                     files.location(),
                     names.len()
@@ -142,6 +143,7 @@ impl Found {
                     reaches: 0,
                     durable: 0,
                 },
+                keys,
             )?;
             files.sync_names()?;
             Ok(state)
@@ -345,7 +347,7 @@ impl Found {
             salt: salt(self.keys.as_ref()),
         };
         let active = Segment::new(header, name, file, id, bytes, self.keys.as_ref());
-        active.write_header(id)?;
+        active.write_header(id, self.keys.as_deref())?;
         active.file.sync()?;
         self.files.sync_names()?;
         let position = keep.map_or(0, |k| k.position);
@@ -405,7 +407,7 @@ impl Found {
         }
         let mut header = [0; HEADER_BYTES];
         file.read_at(&mut header, 0)?;
-        match SegmentHeader::decode(&header, id) {
+        match SegmentHeader::decode(&header, id, self.keys.as_deref()) {
             Some(header) => {
                 let segment = Segment::new(header, name, file, id, bytes, self.keys.as_ref());
                 self.segments.insert(header.number, segment);

@@ -334,7 +334,7 @@ impl Journal {
             self.segment_bytes,
             self.keys.as_ref(),
         );
-        segment.write_header(self.id)?;
+        segment.write_header(self.id, self.keys.as_deref())?;
         log.older
             .push_back(std::mem::replace(&mut log.active, Arc::clone(&segment)));
         log.unsynced.push(segment);

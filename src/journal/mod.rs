@@ -28,7 +28,9 @@
 //! commits it; then [`Journal::disown`] has the next mount find nothing.
 //!
 //! One checksum (XXH3, 64 bits, seeded with the journal's id and the segment's number) covers a record's header, another its payload.
-//! Of an encrypted disk the payload is sealed, with what the header says, and where it belongs in the disk is hidden (`cipher`).
+//! Of an encrypted disk the payload is sealed, with what the headers of record and segment say, and where it belongs in the disk is hidden
+//! (`cipher`); the state and the headers of segments have MACs. Who can write to the local disk and has no keys can take away the end of
+//! the log, as far as the state does not tell of it, or put back an older copy of all; but nothing out of its middle.
 
 mod cipher;
 mod directory;

@@ -8,10 +8,11 @@
 //! | 16 | 8 | every record with a smaller number than this was durable when this one was written |
 //! | 24 | 8 | offset in the disk, in bytes |
 //! | 32 | 8 | length in bytes: of the payload, or of the range that was made zero (then there is no payload) |
-//! | 40 | 16 | checksum of the payload (8 bytes), then zero; or where the segment is sealed, the tag of the first 40 bytes and the payload |
+//! | 40 | 16 | checksum of the payload (8 bytes), then zero; or where the segment is sealed, a tag |
 //! | 56 | 8 | checksum of the 56 bytes before |
 //!
-//! In a sealed segment offset and length, the bytes from 24 to 40, are hidden, after the tag was made.
+//! The tag is for the journal's id, the first 56 bytes of the segment's header, the first 40 of this one, and the payload. In a sealed
+//! segment offset and length, the bytes from 24 to 40, are hidden, after the tag was made.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -27,7 +28,7 @@ pub(super) const NO_NUMBER: u64 = 1 << 62;
 /// Bytes of what stands for the payload.
 pub(super) const CHECK_BYTES: usize = 16;
 /// What of a header a tag covers; its last 16 bytes are hidden.
-const SAID: usize = 40;
+pub(super) const SAID: usize = 40;
 const OPEN: usize = 24;
 
 /// What a record says.
@@ -173,7 +174,9 @@ mod tests {
 
     fn sealer() -> Sealer {
         let keys = DiskKeys::derive(&MasterKey(Key::fresh()), Uuid::nil());
-        Sealer::new(Arc::new(keys), fresh_salt())
+        let mut name = [0; 72];
+        name[56..].copy_from_slice(&fresh_salt());
+        Sealer::new(Arc::new(keys), name)
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //!
 //! Its header, 64 bytes, little-endian: `BDJs`, format version (4 bytes: 1), then eight bytes each: its number, the number of the segment
 //! that it goes on after (0: none), the number of the record that it begins with, the number that the next record of the segment
-//! before it would have had, then its salt (16 bytes; all zero where it is not sealed), and a checksum of the 56 bytes before.
+//! before it would have had, then its salt (16 bytes; all zero where it is not sealed), and a checksum of the 56 bytes before; where it is
+//! sealed, the first 8 bytes of a MAC of the journal's id and the 56 bytes before.
 
 use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
-use super::cipher::{NO_SALT, SALT_BYTES, Sealer};
+use super::cipher::{NO_SALT, Name, SALT_BYTES, Sealer, name_mac};
 use super::files::LocalFile;
 use super::record::{CHECK_BYTES, HEADER_BYTES, Kind, NO_NUMBER, Record, check, get, put};
 use crate::codec::keys::DiskKeys;
@@ -20,6 +21,7 @@ pub const SEGMENT_BYTES: u64 = 16 << 20;
 const MAGIC: [u8; 4] = *b"BDJs";
 const VERSION: u32 = 1;
 const CHECKED: usize = 56;
+const ID_BYTES: usize = 16;
 const SALT: usize = 40;
 
 /// What a segment's header says.
@@ -42,37 +44,58 @@ impl SegmentHeader {
         self.salt != NO_SALT
     }
 
-    pub(super) fn encode(&self, journal: u128) -> [u8; HEADER_BYTES] {
+    /// `keys` are those of an encrypted disk.
+    pub(super) fn encode(&self, journal: u128, keys: Option<&DiskKeys>) -> [u8; HEADER_BYTES] {
+        let name = self.name(journal);
         let mut header = [0; HEADER_BYTES];
-        header[..4].copy_from_slice(&MAGIC);
-        header[4..8].copy_from_slice(&VERSION.to_le_bytes());
-        put(&mut header, 8, self.number);
-        put(&mut header, 16, self.previous);
-        put(&mut header, 24, self.first);
-        put(&mut header, 32, self.previous_end);
-        header[SALT..CHECKED].copy_from_slice(&self.salt);
-        let sum = check(&header[..CHECKED], seed(journal, 0));
+        header[..CHECKED].copy_from_slice(&name[ID_BYTES..]);
+        let sum = match keys.filter(|_| self.is_sealed()) {
+            Some(keys) => name_mac(keys, &name),
+            None => check(&header[..CHECKED], seed(journal, 0)),
+        };
         put(&mut header, CHECKED, sum);
         header
     }
 
-    /// `None` where it is no segment of this journal, or torn.
-    pub(super) fn decode(header: &[u8; HEADER_BYTES], journal: u128) -> Option<SegmentHeader> {
-        let sum = check(&header[..CHECKED], seed(journal, 0));
-        let sound = header[..4] == MAGIC
+    /// The journal's id, and what the header says.
+    fn name(&self, journal: u128) -> Name {
+        let mut name = [0; ID_BYTES + CHECKED];
+        name[..ID_BYTES].copy_from_slice(&journal.to_le_bytes());
+        let header = &mut name[ID_BYTES..];
+        header[..4].copy_from_slice(&MAGIC);
+        header[4..8].copy_from_slice(&VERSION.to_le_bytes());
+        put(header, 8, self.number);
+        put(header, 16, self.previous);
+        put(header, 24, self.first);
+        put(header, 32, self.previous_end);
+        header[SALT..].copy_from_slice(&self.salt);
+        name
+    }
+
+    /// `None` where it is no segment of this journal, or torn, or altered. What is sealed, and without the keys, is taken as it is: nothing
+    /// of it can be read then.
+    pub(super) fn decode(
+        header: &[u8; HEADER_BYTES],
+        journal: u128,
+        keys: Option<&DiskKeys>,
+    ) -> Option<SegmentHeader> {
+        let plausible = header[..4] == MAGIC
             && header[4..8] == VERSION.to_le_bytes()
-            && get(header, CHECKED) == sum;
-        let plausible = [8, 16, 24, 32]
-            .iter()
-            .all(|at| get(header, *at) < NO_NUMBER);
-        let salt = header[SALT..CHECKED].try_into().ok()?;
-        (sound && plausible).then(|| SegmentHeader {
+            && [8, 16, 24, 32]
+                .iter()
+                .all(|at| get(header, *at) < NO_NUMBER);
+        let decoded = SegmentHeader {
             number: get(header, 8),
             previous: get(header, 16),
             first: get(header, 24),
             previous_end: get(header, 32),
-            salt,
-        })
+            salt: header[SALT..CHECKED].try_into().ok()?,
+        };
+        let sound = match keys {
+            None if decoded.is_sealed() => true,
+            _ => decoded.encode(journal, keys) == *header,
+        };
+        (plausible && sound).then_some(decoded)
     }
 }
 
@@ -109,7 +132,7 @@ impl Segment {
         let keys = keys.filter(|_| header.is_sealed());
         Arc::new(Segment {
             seed: seed(journal, header.number),
-            sealer: keys.map(|keys| Sealer::new(Arc::clone(keys), header.salt)),
+            sealer: keys.map(|keys| Sealer::new(Arc::clone(keys), header.name(journal))),
             bytes,
             header,
             name,
@@ -117,9 +140,9 @@ impl Segment {
         })
     }
 
-    /// Writes the header; not durable when it returns.
-    pub(super) fn write_header(&self, journal: u128) -> io::Result<()> {
-        self.file.write_at(&[&self.header.encode(journal)], 0)
+    /// Writes the header; not durable when it returns. `keys` are those of an encrypted disk.
+    pub(super) fn write_header(&self, journal: u128, keys: Option<&DiskKeys>) -> io::Result<()> {
+        self.file.write_at(&[&self.header.encode(journal, keys)], 0)
     }
 
     /// The record at a place of the segment, its payload not looked at; `None` where there is none.
@@ -165,25 +188,21 @@ impl Segment {
     pub(super) fn payload_at(&self, at: u64, record: &Record) -> io::Result<Option<Vec<u8>>> {
         let len = usize::try_from(record.payload_len()).unwrap_or(usize::MAX);
         let mut payload = vec![0; len];
-        self.file.read_at(&mut payload, at + HEADER_BYTES as u64)?;
-        let sound = match &self.sealer {
-            None => {
-                let mut sum = [0; CHECK_BYTES];
-                sum[..8].copy_from_slice(&check(&payload, self.seed).to_le_bytes());
-                sum == record.check
-            }
-            Some(sealer) => sealer.open(at, &record.said(), &mut payload, &record.check),
-        };
+        let sound = self.payload_into(at, record, &mut payload)?;
         Ok(sound.then_some(payload))
     }
 
-    /// Fills `buf` with bytes of the payload of the record at a place, as the local file system answers them: nothing is verified.
-    fn part_at(&self, at: u64, skip: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(buf, at + HEADER_BYTES as u64 + skip)?;
-        if let Some(sealer) = &self.sealer {
-            sealer.open_part(at, skip, buf);
-        }
-        Ok(())
+    /// Fills `payload`, of that length, with the payload of a record at a place; `false` where it is not what was written.
+    fn payload_into(&self, at: u64, record: &Record, payload: &mut [u8]) -> io::Result<bool> {
+        self.file.read_at(payload, at + HEADER_BYTES as u64)?;
+        Ok(match &self.sealer {
+            None => {
+                let mut sum = [0; CHECK_BYTES];
+                sum[..8].copy_from_slice(&check(payload, self.seed).to_le_bytes());
+                sum == record.check
+            }
+            Some(sealer) => sealer.open(at, &record.said(), payload, &record.check),
+        })
     }
 }
 
@@ -223,46 +242,80 @@ impl Place {
         }
     }
 
-    /// Fills `buf`, of this length, with the bytes, as the local file system answers them: nothing is verified.
-    ///
-    /// # Errors
-    /// `System`.
-    pub fn read(&self, buf: &mut [u8]) -> Result<()> {
-        self.segment
-            .part_at(u64::from(self.record), u64::from(self.skip), buf)
-            .map_err(|e| self.unreadable(e))
-    }
-
-    /// Fills `buf` with the bytes once the whole record has been read and found sound.
+    /// Fills `buf`, of this length, with the bytes, once the whole record has been found sound; `buf` is undefined otherwise.
     ///
     /// # Errors
     /// `Damaged` where it is not what was written; `System`.
-    pub fn read_verified(&self, buf: &mut [u8]) -> Result<()> {
-        let at = u64::from(self.record);
-        let payload = match self.segment.record_at(at).map_err(|e| self.unreadable(e))? {
-            Some(record) if record.kind == Kind::Write => self
-                .segment
-                .payload_at(at, &record)
-                .map_err(|e| self.unreadable(e))?,
-            _ => None,
-        };
-        let skip = self.skip as usize;
-        match payload
-            .as_ref()
-            .and_then(|p| p.get(skip..skip + self.len()))
-        {
-            Some(bytes) => {
-                buf.copy_from_slice(bytes);
-                Ok(())
-            }
-            None => Err(Error::new(
-                ErrorKind::Damaged,
-                format!(
-                    "the local disk has altered what was written to the journal (segment file {}, byte {})",
-                    self.segment.name, self.record
-                ),
-            )),
+    pub fn read(&self, buf: &mut [u8]) -> Result<()> {
+        let record = self.record()?;
+        if self.skip != 0 || record.len != buf.len() as u64 {
+            let payload = self.payload(&record)?;
+            return self.copy_from(&payload, buf);
         }
+        let sound = self.segment.payload_into(self.at(), &record, buf);
+        match sound.map_err(|e| self.unreadable(e))? {
+            true => Ok(()),
+            false => Err(self.altered()),
+        }
+    }
+
+    /// Fills parts of `buf`, each from the byte that is given with its place, as [`Place::read`] does. A record is read once, however many
+    /// of the places are parts of it.
+    ///
+    /// # Errors
+    /// Those of [`Place::read`].
+    pub fn read_all(places: &[(Place, usize)], buf: &mut [u8]) -> Result<()> {
+        let record = |place: &Place| (place.segment.header.number, place.record);
+        let mut sorted: Vec<&(Place, usize)> = places.iter().collect();
+        sorted.sort_by_key(|(place, _)| record(place));
+        for parts in sorted.chunk_by(|(one, _), (other, _)| record(one) == record(other)) {
+            match parts {
+                [(place, at)] => place.read(&mut buf[*at..*at + place.len()])?,
+                [(first, _), ..] => {
+                    let payload = first.payload(&first.record()?)?;
+                    for (place, at) in parts {
+                        place.copy_from(&payload, &mut buf[*at..*at + place.len()])?;
+                    }
+                }
+                [] => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn at(&self) -> u64 {
+        u64::from(self.record)
+    }
+
+    /// What the record's header says.
+    fn record(&self) -> Result<Record> {
+        let found = self.segment.record_at(self.at());
+        let found = found.map_err(|e| self.unreadable(e))?;
+        let written = found.filter(|record| record.kind == Kind::Write);
+        written.ok_or_else(|| self.altered())
+    }
+
+    fn payload(&self, record: &Record) -> Result<Vec<u8>> {
+        let payload = self.segment.payload_at(self.at(), record);
+        let payload = payload.map_err(|e| self.unreadable(e))?;
+        payload.ok_or_else(|| self.altered())
+    }
+
+    fn copy_from(&self, payload: &[u8], buf: &mut [u8]) -> Result<()> {
+        let skip = self.skip as usize;
+        let part = payload.get(skip..skip + self.len());
+        buf.copy_from_slice(part.ok_or_else(|| self.altered())?);
+        Ok(())
+    }
+
+    fn altered(&self) -> Error {
+        Error::new(
+            ErrorKind::Damaged,
+            format!(
+                "the local disk has altered what was written to the journal (segment file {}, byte {})",
+                self.segment.name, self.record
+            ),
+        )
     }
 
     fn unreadable(&self, cause: io::Error) -> Error {

@@ -1,5 +1,6 @@
 //! The file `state`: two slots of 4 KiB, written in turn and each made durable before the other is written again, so that one of them
-//! is always whole. The sound one of the higher generation counts.
+//! is always whole. The sound one of the higher generation counts. Of an encrypted disk a slot is sound only with its MAC: else who can write
+//! to the local disk, and no more, could have the log begin later than it does, or hold nothing.
 //!
 //! | at | bytes | what (little-endian) |
 //! |---|---|---|
@@ -15,6 +16,7 @@
 //! | 104 | 8 | records with smaller numbers are durable |
 //! | 112 | 8 | size of a segment in bytes |
 //! | 128 | 16 each | sessions of the disk that may have written here |
+//! | 4056 | 32 | HMAC-SHA-256 of what is before; all zero where the disk is not encrypted |
 //! | 4088 | 8 | checksum of what is before |
 
 use std::sync::Arc;
@@ -22,13 +24,14 @@ use std::sync::Arc;
 use super::files::LocalFile;
 use super::log::Mark;
 use super::record::{NO_NUMBER, check, get, put};
+use crate::codec::keys::{DiskKeys, MAC_BYTES, is_mac, mac};
 
 /// The file's name.
 pub(super) const NAME: &str = "state";
 /// Its size.
 pub(super) const STATE_BYTES: u64 = 2 * SLOT as u64;
 /// The most sessions that are kept.
-pub(super) const MOST_SESSIONS: usize = (CHECKED - SESSIONS) / 16;
+pub(super) const MOST_SESSIONS: usize = (SEALED - SESSIONS) / 16;
 
 /// The sizes that a segment may have: a place in it is 32 bits wide.
 const SMALLEST: u64 = 4096;
@@ -36,6 +39,7 @@ const LARGEST: u64 = 1 << 30;
 
 const SLOT: usize = 4096;
 const CHECKED: usize = SLOT - 8;
+const SEALED: usize = CHECKED - MAC_BYTES;
 const SESSIONS: usize = 128;
 const MAGIC: &[u8; 16] = b"bucketdisk jrnl\n";
 const VERSION: u32 = 1;
@@ -80,7 +84,7 @@ impl State {
         self.reaches = 0;
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self, keys: Option<&DiskKeys>) -> Vec<u8> {
         let mut slot = vec![0; SLOT];
         slot[..16].copy_from_slice(MAGIC);
         slot[16..20].copy_from_slice(&VERSION.to_le_bytes());
@@ -100,16 +104,30 @@ impl State {
             let at = SESSIONS + 16 * n;
             slot[at..at + 16].copy_from_slice(&session.to_le_bytes());
         }
+        if let Some(keys) = keys {
+            let mac = mac(&keys.journal_macs, &slot[..SEALED]);
+            slot[SEALED..CHECKED].copy_from_slice(&mac);
+        }
         let sum = check(&slot[..CHECKED], 0);
         put(&mut slot, CHECKED, sum);
         slot
     }
 
-    fn decode(slot: &[u8]) -> Option<State> {
+    /// Without the keys of an encrypted disk nobody can tell whether it was altered.
+    fn decode(slot: &[u8], keys: Option<&DiskKeys>) -> Option<State> {
         let sound = slot.get(..16)? == MAGIC
             && slot.get(16..20)? == VERSION.to_le_bytes()
             && get(slot, CHECKED) == check(slot.get(..CHECKED)?, 0);
         if !sound {
+            return None;
+        }
+        if let Some(keys) = keys
+            && !is_mac(
+                &keys.journal_macs,
+                slot.get(..SEALED)?,
+                slot.get(SEALED..CHECKED)?,
+            )
+        {
             return None;
         }
         let segment_bytes = get(slot, 112);
@@ -153,17 +171,22 @@ impl State {
 #[derive(Debug, Clone)]
 pub(super) struct StateFile {
     file: Arc<dyn LocalFile>,
+    /// Those of an encrypted disk.
+    keys: Option<Arc<DiskKeys>>,
     pub(super) state: State,
     /// It is known to be durable, and not only read from the file.
     durable: bool,
 }
 
 impl StateFile {
-    /// Reads the file; `None` where neither slot is sound.
+    /// Reads the file; `None` where neither slot is sound. `keys` are those of an encrypted disk.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(super) fn read(file: Arc<dyn LocalFile>) -> std::io::Result<Option<StateFile>> {
+    pub(super) fn read(
+        file: Arc<dyn LocalFile>,
+        keys: Option<&Arc<DiskKeys>>,
+    ) -> std::io::Result<Option<StateFile>> {
         let mut both = vec![0; 2 * SLOT];
         if file.len()? < both.len() as u64 {
             return Ok(None);
@@ -171,22 +194,28 @@ impl StateFile {
         file.read_at(&mut both, 0)?;
         let newest = both
             .chunks(SLOT)
-            .filter_map(State::decode)
+            .filter_map(|slot| State::decode(slot, keys.map(Arc::as_ref)))
             .max_by_key(|state| state.generation);
         Ok(newest.map(|state| StateFile {
             file,
+            keys: keys.cloned(),
             state,
             durable: false,
         }))
     }
 
-    /// Begins a file with its first state; durable when it returns.
+    /// Begins a file with its first state; durable when it returns. `keys` are those of an encrypted disk.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(super) fn begin(file: Arc<dyn LocalFile>, state: State) -> std::io::Result<StateFile> {
+    pub(super) fn begin(
+        file: Arc<dyn LocalFile>,
+        state: State,
+        keys: Option<&Arc<DiskKeys>>,
+    ) -> std::io::Result<StateFile> {
         let mut begun = StateFile {
             file,
+            keys: keys.cloned(),
             state,
             durable: true,
         };
@@ -223,7 +252,8 @@ impl StateFile {
 
     fn write(&self, state: &State) -> std::io::Result<()> {
         let at = state.generation % 2 * SLOT as u64;
-        self.file.write_at(&[&state.encode()], at)?;
+        let slot = state.encode(self.keys.as_deref());
+        self.file.write_at(&[&slot], at)?;
         self.file.sync()
     }
 }
@@ -261,10 +291,10 @@ mod tests {
         let file = Directory::new(root.path())
             .create(NAME, STATE_BYTES)
             .expect("creates");
-        assert!(StateFile::read(Arc::clone(&file)).expect("reads").is_none());
-        let mut begun = StateFile::begin(Arc::clone(&file), state(1)).expect("begins");
+        let read = || StateFile::read(Arc::clone(&file), None).expect("reads");
+        assert!(read().is_none());
+        let mut begun = StateFile::begin(Arc::clone(&file), state(1), None).expect("begins");
         begun.change(|s| s.durable = 11).expect("changes");
-        let read = || StateFile::read(Arc::clone(&file)).expect("reads");
         let found = read().expect("is there").state;
         assert_eq!(found.durable, 11);
         assert_eq!(

@@ -123,6 +123,19 @@ impl Prepared {
             disk: superblock.id.as_u128(),
             size_bytes: superblock.geometry.size_bytes(),
         };
+        let check_owner = |found: &Found| match found.owner() == owner {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "{location} has the journal of another disk: give this one another --cache-dir"
+                ),
+            )),
+        };
+        // By what it says itself: with this disk's keys another's looks like one that was altered, and is nothing to discard.
+        if let Ok(Some(found)) = Found::look(files, None) {
+            check_owner(&found)?;
+        }
         let found = match Found::look(files, new.keys.as_ref()) {
             Err(error) if error.kind() == ErrorKind::Damaged && discard => {
                 Found::remove(files)?;
@@ -134,14 +147,7 @@ impl Prepared {
             Some(found) => found,
             None => Found::create(files, owner, new.id, new.segment_bytes, new.keys.as_ref())?,
         };
-        if found.owner() != owner {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!(
-                    "{location} has the journal of another disk: give this one another --cache-dir"
-                ),
-            ));
-        }
+        check_owner(&found)?;
         let (replayed, recovered) = match replay(&found, superblock.geometry) {
             Err(error) if error.kind() == ErrorKind::Damaged && discard => {
                 (Replayed::default(), Recovered::new(superblock.geometry))

@@ -56,7 +56,7 @@ impl VersionedStore {
             self.append(record, object).await?;
         }
         log.attempt = None;
-        log.last_record = (Instant::now(), self.sources.now());
+        log.last_record = self.sources.moment();
         self.commits.fetch_add(1, Ordering::Relaxed);
         *self.last_commit.lock() = Some((self.sources.now(), began.elapsed()));
         Ok(seq)
@@ -123,7 +123,7 @@ impl VersionedStore {
         let (record, object) = log.pending.insert(next);
         self.append(record, object).await?;
         log.pending = None;
-        log.last_record = (Instant::now(), self.sources.now());
+        log.last_record = self.sources.moment();
         Ok(())
     }
 
@@ -131,7 +131,7 @@ impl VersionedStore {
         if let Some(error) = self.fenced() {
             return Err(error);
         }
-        if log.silence(self.sources.now()) < SLEPT {
+        if self.sources.since(log.last_record) < SLEPT {
             return Ok(());
         }
         self.look_for_successor().await?;

@@ -3,7 +3,6 @@
 use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::time::Instant;
 
 use crate::block::Seq;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +15,7 @@ use super::objects::{Numbers, Objects, Stored};
 use super::pin::End;
 use super::record::{Digest, Record, RecordBody, SessionId};
 use super::replay::Replay;
+use super::sources::{Moment, Sources};
 use super::upkeep::GRACE;
 use super::{Holder, OnProgress, Progress};
 use super::{keys, listing};
@@ -213,7 +213,8 @@ pub(super) struct Wanted<'a> {
     /// Build the map from a listing of the blocks.
     pub(super) list_blocks: bool,
     /// A moment at which `end` was not superseded yet.
-    pub(super) since: Instant,
+    pub(super) since: Moment,
+    pub(super) sources: &'a Sources,
     /// Requests at once.
     pub(super) requests: usize,
     pub(super) progress: &'a OnProgress,
@@ -297,7 +298,7 @@ pub(super) async fn load(objects: &Objects, wanted: &Wanted<'_>) -> Result<Readi
         };
         // What has been superseded since is deleted some time later: a listing that took as long may have found a hole in its place.
         if listed
-            && wanted.since.elapsed() >= GRACE
+            && wanted.sources.since(wanted.since) >= GRACE
             && was_changed_since(objects, wanted.end).await?
         {
             return Ok(Reading::Passed);

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use crate::block::Seq;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
@@ -59,7 +57,7 @@ pub async fn mount(
     let (id, accepted) = (options.sources.id(), options.unsafe_no_fencing);
     objects.fencing = probe::create_if_absent(&objects.client, id, accepted).await?;
     for _ in 0..CLAIMS {
-        let since = Instant::now();
+        let since = options.sources.moment();
         let (look, rollback) = pin::look(&objects, options.pin.as_ref()).await?;
         let log_rolled_back = rollback.is_some();
         if let Some(rollback) = rollback {
@@ -83,6 +81,7 @@ pub async fn mount(
             claimed: true,
             list_blocks: options.list_blocks,
             since,
+            sources: &options.sources,
             requests: options.requests,
             progress: &options.progress,
         };
@@ -144,7 +143,7 @@ pub(super) async fn read_state(
     accepted: &mut Option<Rollback>,
 ) -> Result<Loaded> {
     for _ in 0..CLAIMS {
-        let since = Instant::now();
+        let since = options.sources.moment();
         let (look, rollback) = pin::look(objects, options.pin.as_ref()).await?;
         if let Some(rollback) = rollback {
             accept(objects, options, rollback, accepted)?;
@@ -154,6 +153,7 @@ pub(super) async fn read_state(
             claimed: false,
             list_blocks: options.list_blocks,
             since,
+            sources: &options.sources,
             requests: options.requests,
             progress: &options.progress,
         };

@@ -3,8 +3,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
 use uuid::{Builder, Uuid};
 
 /// Where time of day and random numbers come from; clones share them.
@@ -36,6 +37,20 @@ impl Sources {
         (self.now)()
     }
 
+    /// This moment, by both clocks.
+    pub(super) fn moment(&self) -> Moment {
+        Moment {
+            monotonic: Instant::now(),
+            wall: self.now(),
+        }
+    }
+
+    /// How long ago a moment was, by the clock that says more: one stands still while the machine sleeps, the other one may be set back.
+    pub(super) fn since(&self, moment: Moment) -> Duration {
+        let wall = self.now().duration_since(moment.wall).unwrap_or_default();
+        wall.max(moment.monotonic.elapsed())
+    }
+
     /// A random number.
     pub fn number(&self) -> u64 {
         (self.random)()
@@ -46,6 +61,13 @@ impl Sources {
         let random = (u128::from(self.number()) << 64) | u128::from(self.number());
         Builder::from_random_bytes(random.to_be_bytes()).into_uuid()
     }
+}
+
+/// A moment to count from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    monotonic: Instant,
+    wall: SystemTime,
 }
 
 impl fmt::Debug for Sources {

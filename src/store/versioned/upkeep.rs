@@ -212,7 +212,7 @@ impl VersionedStore {
         let Ok(mut log) = self.log.try_lock() else {
             return Ok(());
         };
-        if log.attempt.is_some() || log.silence(self.sources.now()) < HEARTBEAT {
+        if log.attempt.is_some() || self.sources.since(log.last_record) < HEARTBEAT {
             return Ok(());
         }
         self.begin_record(&mut log).await?;

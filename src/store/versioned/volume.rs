@@ -27,6 +27,7 @@ use super::mount::describe;
 use super::objects::Objects;
 use super::pin::Listener;
 use super::record::{Digest, Record, SessionId};
+use super::sources::Moment;
 use super::{MountOptions, Rollback, Sources, Superblock, SuperblockMark, TookOver, keys, upkeep};
 
 /// What a mount begins with.
@@ -101,19 +102,10 @@ pub(super) struct LogEnd {
     /// A heartbeat, a release, or a claim that gives the attempt up, of which it is not known whether it is in the log: it is put
     /// again before anything else.
     pub(super) pending: Option<(Record, Bytes)>,
-    /// When this session last wrote a record, by both clocks: one stands still while the machine sleeps, the other may be set.
-    pub(super) last_record: (Instant, SystemTime),
+    /// When this session last wrote a record.
+    pub(super) last_record: Moment,
     /// The newest mark of a journal that the log has, or is about to.
     pub(super) journal: Option<JournalMark>,
-}
-
-impl LogEnd {
-    /// How long this session has written no record: by the clock that says more, so that time asleep counts.
-    pub(super) fn silence(&self, now: SystemTime) -> Duration {
-        let (monotonic, wall) = self.last_record;
-        let wall = now.duration_since(wall).unwrap_or_default();
-        wall.max(monotonic.elapsed())
-    }
 }
 
 /// What a commit has done so far.
@@ -196,7 +188,7 @@ impl VersionedStore {
             log: tokio::sync::Mutex::new(LogEnd {
                 attempt: None,
                 pending: None,
-                last_record: (Instant::now(), options.sources.now()),
+                last_record: options.sources.moment(),
                 journal,
             }),
             fenced_by: OnceLock::new(),
