@@ -24,6 +24,7 @@ mod target;
 use head::Seen;
 use target::client;
 
+pub use crate::journal::SMALLEST_BYTES as SMALLEST_JOURNAL_BYTES;
 pub use crate::object::{Traffic, TrafficSnapshot};
 pub use crate::store::versioned::{
     DiskInfo, DiskSpec, Holder, OnProgress, Progress, Rollback, SessionId, Superblock, TookOver,

@@ -10,7 +10,7 @@ use crate::codec::compress::Compression;
 use crate::config::{format_size, parse_duration, parse_size};
 use crate::disk::FlushTo;
 use crate::error::{Error, ErrorKind};
-use crate::journal::SMALLEST_BYTES;
+use crate::open::SMALLEST_JOURNAL_BYTES;
 use crate::store::versioned::superblock::MAX_LABEL_BYTES;
 
 use super::key_args::{DiskArgs, KdfArgs, KeyArgs, KeyVerbArgs, SetArgs, SlotArgs};
@@ -429,10 +429,10 @@ pub(super) fn size(text: &str) -> Result<u64, Error> {
 
 fn journal_size(text: &str) -> Result<u64, Error> {
     let size = parse_size(text)?;
-    if size >= SMALLEST_BYTES {
+    if size >= SMALLEST_JOURNAL_BYTES {
         return Ok(size);
     }
-    let least = format_size(SMALLEST_BYTES);
+    let least = format_size(SMALLEST_JOURNAL_BYTES);
     Err(Error::new(
         ErrorKind::Usage,
         format!("a journal takes {least} at least, or leave it out with --cache-dir none"),
