@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -25,6 +26,8 @@ const QUEUE_PART: u64 = 32;
 const MOST_QUEUE_BYTES: u64 = 8 << 20;
 /// The most reads of the local disk at once.
 const MOST_READS: usize = 16;
+/// How often the tier looks whether others need its space.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 impl CacheDirectory {
     /// The directory for a disk; `None` where there is to be none, or this user has no place for it.
@@ -92,6 +95,7 @@ fn open(
         object_bytes: u64::from(block_bytes) + HEADER_BYTES,
         queue_bytes: usize::try_from(queue_bytes).unwrap_or(usize::MAX),
         reads: requests.min(MOST_READS),
+        look_every: LOOK_EVERY,
     };
     FileCache::open(spec, lock)
 }

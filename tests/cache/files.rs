@@ -9,7 +9,7 @@ use bucketdisk::cache::{FileCache, ObjectCache};
 use bytes::Bytes;
 
 use crate::support::cache::{Opened, files, spec};
-use crate::support::real::run;
+use crate::support::real::{run, wait_for};
 
 /// What one of the objects here takes of the limit.
 const OBJECT: u64 = 8192;
@@ -311,6 +311,27 @@ async fn on_a_full_disk_a_cache_gives_way_and_comes_back() {
     let opened = begun(spec(home.path()));
     assert!(has(&opened, 1, 1).await);
     assert_eq!(opened.cache.status().error, None);
+    opened.end().await;
+}
+
+#[tokio::test]
+async fn a_cache_gives_way_also_while_nothing_is_put_into_it() {
+    let home = tempfile::tempdir().expect("a folder");
+    let Some(_small) = Small::mount(home.path(), "8m") else {
+        return;
+    };
+    let opened = begun(spec(home.path()));
+    for index in 0..100 {
+        put(&opened, index, 1);
+    }
+    wait_for("all to be kept", || files(home.path()).len() == 100);
+    let space = || rustix::fs::statvfs(home.path()).expect("is mounted");
+    let reserve = space().f_blocks / 20;
+    let left = space().f_bavail * space().f_frsize;
+    let others = vec![1; usize::try_from(left).expect("small") - 4096];
+    fs::write(home.path().join("others"), others).expect("is written");
+    wait_for("space", || space().f_bavail >= reserve);
+    assert!(!files(home.path()).is_empty(), "no more than is needed");
     opened.end().await;
 }
 

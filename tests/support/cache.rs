@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bucketdisk::block::{BlockIndex, Seq};
@@ -21,6 +22,7 @@ pub fn spec(directory: &Path) -> FileCacheSpec {
         object_bytes: 64 << 10,
         queue_bytes: 8 << 20,
         reads: 4,
+        look_every: Duration::from_millis(20),
     }
 }
 

@@ -60,6 +60,8 @@ pub struct FileCacheSpec {
     pub queue_bytes: usize,
     /// The most reads at once.
     pub reads: usize,
+    /// How often it is looked whether others need the space, while nothing is kept.
+    pub look_every: Duration,
 }
 
 /// Objects in files.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -19,6 +20,8 @@ pub(super) enum Job {
     Put(Key, Bytes),
     /// Remove one, if it is there.
     Remove(Key),
+    /// Nothing was asked for, for a while: look whether others need the space.
+    Look,
 }
 
 /// Jobs for one thread.
@@ -109,8 +112,8 @@ impl Queue {
         }
     }
 
-    /// The next job, waited for; `None` at the end. An object counts as waiting until the call after that.
-    pub(super) fn next(&self, done: usize) -> Option<Job> {
+    /// The next job, waited for, or [`Job::Look`] after a while; `None` at the end. An object counts as waiting until the call after that.
+    pub(super) fn next(&self, done: usize, patience: Duration) -> Option<Job> {
         let mut state = self.state.lock();
         state.bytes -= done;
         loop {
@@ -121,7 +124,9 @@ impl Queue {
             if self.has_ended() {
                 return None;
             }
-            self.told.wait(&mut state);
+            if self.told.wait_for(&mut state, patience).timed_out() && state.jobs.is_empty() {
+                return Some(Job::Look);
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The thread that writes and removes files, and keeps to the limit.
 //!
 //! The limit is settled once, from what is free when the mount begins. Others fill the file system too, the journal among them: so that
-//! they find room, each file is written only if some is left free after it, and else files are removed.
+//! they find room, each file is written only if some is left free after it, and else files are removed; and while nothing is to be written,
+//! that is looked after now and then.
 
 use std::fs;
 use std::io::{self, Write};
@@ -48,7 +49,7 @@ pub(super) fn run(shared: &Shared) {
         }
     }
     let mut done = 0;
-    while let Some(job) = shared.queue.next(done) {
+    while let Some(job) = shared.queue.next(done, shared.spec.look_every) {
         done = match job {
             Job::Put(key, object) => {
                 put(shared, key, &object);
@@ -56,6 +57,12 @@ pub(super) fn run(shared: &Shared) {
             }
             Job::Remove(key) => {
                 if let Err(error) = shared.shards.remove(key) {
+                    shared.write_failed("remove from", &error);
+                }
+                0
+            }
+            Job::Look => {
+                if let Err(error) = leave_free(shared, 0) {
                     shared.write_failed("remove from", &error);
                 }
                 0
@@ -123,6 +130,15 @@ fn make_room(shared: &Shared, cost: u64) -> io::Result<bool> {
     if cost > limit || !shrink(shared, limit - cost)? {
         return Ok(false);
     }
+    let room = leave_free(shared, cost)?;
+    if !room {
+        shared.note("write", &io::ErrorKind::StorageFull.into());
+    }
+    Ok(room)
+}
+
+/// Removes files until so much, and the reserve, is free. Answers whether it is.
+fn leave_free(shared: &Shared, cost: u64) -> io::Result<bool> {
     loop {
         let Space { free, reserve } = space(&shared.spec.directory)?;
         let wanted = reserve.saturating_add(cost);
@@ -130,7 +146,6 @@ fn make_room(shared: &Shared, cost: u64) -> io::Result<bool> {
             return Ok(true);
         }
         if shared.shards.evict(wanted - free)? == 0 {
-            shared.note("write", &io::ErrorKind::StorageFull.into());
             return Ok(false);
         }
     }
