@@ -443,6 +443,20 @@ fn delete_takes_the_disk_and_nothing_else() {
 }
 
 #[test]
+fn what_a_bucket_says_of_a_disk_does_nothing_to_the_terminal() {
+    let (directory, url) = disk();
+    let path = directory.path().join("disk.json");
+    let label = "a\u{1b}]0;b\u{7}c\u{9b}d";
+    let sound = std::fs::read_to_string(&path).expect("superblock");
+    std::fs::write(&path, resealed(&sound, "label", label.into())).expect("writes");
+    let said = done(&["info", &url]);
+    assert!(said.contains("a\\u001b]0;b\\u0007c"), "{said}");
+    let figures = done(&["info", &url, "--json"]);
+    let figures: serde_json::Value = serde_json::from_str(&figures).expect("JSON");
+    assert_eq!(figures["label"], label, "programs get it as it is");
+}
+
+#[test]
 fn info_describes_a_disk_for_people_and_for_programs() {
     let (_directory, url) = bucket();
     let created = done(&["create", &url, "--size", "1.5g", "--label", "a disk"]);

@@ -5,6 +5,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use super::Context;
 use super::args::DeleteArgs;
 use super::info::objects;
+use super::plain::plain;
 use crate::config::format_size;
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::{self, Access, DiskInfo, Target};
@@ -64,7 +65,7 @@ fn confirm(target: &Target, access: &Access, even_if_held: bool, context: &Conte
     };
     let mut answer = String::new();
     let mut terminal = std::io::stderr();
-    write!(terminal, "{question}")
+    write!(terminal, "{}", plain(&question))
         .and_then(|()| terminal.flush())
         .and_then(|()| std::io::stdin().lock().read_line(&mut answer))
         .map_err(failed)?;

@@ -28,6 +28,7 @@ mod mount;
 mod mount_options;
 mod mount_table;
 mod passphrase;
+mod plain;
 mod progress;
 mod report;
 mod rescue;
@@ -39,6 +40,7 @@ mod target;
 mod umount;
 
 use args::{Cli, Verb};
+use plain::plain;
 use progress::Reporter;
 
 /// What every verb has at hand.
@@ -56,7 +58,7 @@ impl Context {
 
     /// Prints what was asked for.
     fn answer(&self, text: &str) -> Result<()> {
-        match writeln!(io::stdout(), "{text}") {
+        match writeln!(io::stdout(), "{}", plain(text)) {
             // Whoever has read enough may close the other end.
             Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
                 Err(Error::new(ErrorKind::System, "cannot print the answer").with_source(e))
@@ -88,7 +90,7 @@ pub fn run(line: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(code) => code,
         Err(error) => {
             // There is nobody left to tell where this cannot be printed.
-            let _ = writeln!(io::stderr(), "bucketdisk: {}", error.chain());
+            let _ = writeln!(io::stderr(), "bucketdisk: {}", plain(&error.chain()));
             exit::exit_code(error.kind())
         }
     }

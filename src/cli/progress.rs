@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
+use super::plain::plain;
 use crate::open::{OnProgress, Progress};
 
 /// What takes no longer shows no progress.
@@ -46,14 +47,14 @@ impl Reporter {
     pub fn line(&self, text: &str) {
         if self.lines {
             // Whoever closed the other end does not want to know.
-            let _ = writeln!(std::io::stdout(), "{text}");
+            let _ = writeln!(std::io::stdout(), "{}", plain(text));
         }
     }
 
     /// Prints a line that says what to beware of, where it is not mistaken for an answer.
     pub fn warning(&self, text: &str) {
         if !self.quiet {
-            let _ = writeln!(std::io::stderr(), "bucketdisk: warning: {text}");
+            let _ = writeln!(std::io::stderr(), "bucketdisk: warning: {}", plain(text));
         }
     }
 
