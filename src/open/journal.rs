@@ -345,7 +345,7 @@ pub fn journal_content(directory: &Path, keys: Option<&Arc<DiskKeys>>) -> Result
 
 /// Whether a directory has a journal with something in it; what cannot be read counts.
 pub(super) fn holds_something(directory: &Path, keys: Option<&Arc<DiskKeys>>) -> bool {
-    let files: Arc<dyn LocalFiles> = Directory::new(directory);
+    let files: Arc<dyn LocalFiles> = Directory::for_reading(directory);
     if !directory.join("state").exists() {
         return false;
     }
