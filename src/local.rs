@@ -243,13 +243,13 @@ impl Drop for LocalState {
 }
 
 /// A lock file, and who has the lock.
-enum Locked {
+pub(crate) enum Locked {
     Ours(File),
     Anothers(File),
 }
 
 /// Locks a file, which is made where there is none, unless another process has the lock.
-fn lock_file(path: &Path) -> Result<Locked> {
+pub(crate) fn lock_file(path: &Path) -> Result<Locked> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -8,22 +8,20 @@
 //! Beside the pin is the *history*, a random id that the read cache's objects are filed under. Another past under the same numbers is
 //! another history: so it is drawn anew when a rollback is accepted, and where nothing is known.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Result;
-use crate::local::{self, LocalState, Survives, failed, make_private};
+use crate::local::{self, LocalState, Locked, Survives, failed, make_private};
 use crate::store::versioned::{OnHead, Pin, SuperblockMark};
 
 /// What the file begins with.
@@ -268,18 +266,10 @@ fn replace(directory: &Path, head: &Head, survives: Survives) -> Result<()> {
 
 /// Keeps other processes from writing the file, until it is dropped.
 fn lock(path: &Path) -> Result<File> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|e| failed("open", path, e))?;
     for _ in 0..TRIES {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(PAUSE),
-            Err(e) => return Err(failed("lock", path, e.into())),
+        match local::lock_file(path)? {
+            Locked::Ours(file) => return Ok(file),
+            Locked::Anothers(_) => std::thread::sleep(PAUSE),
         }
     }
     Err(failed("lock", path, io::ErrorKind::WouldBlock.into()))
