@@ -1,8 +1,9 @@
 //! The journal of a disk on this machine: found, checked against whose it is, and gone on with once the disk is claimed.
 //!
 //! What a journal holds may be applied only to the state that it was written over: the newest session of the disk has to be one of those
-//! that may have written to the journal, and neither the bucket nor the journal may have been put back to an older copy meanwhile. If that session has released the disk, all of it is committed already. A session is
-//! remembered in the journal before its claim is put, so that a crash right after the claim finds both on the same side.
+//! that may have written to the journal, and neither the bucket nor the journal may have been put back to an older copy meanwhile. If
+//! that session has released the disk, all of it is committed already. A session is remembered in the journal before its claim is put,
+//! so that a crash right after the claim finds both on the same side.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
