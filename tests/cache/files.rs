@@ -39,6 +39,16 @@ fn begun(spec: bucketdisk::cache::FileCacheSpec) -> Opened {
     opened
 }
 
+/// A cache that has kept a hundred objects.
+fn hundred(home: &Path) -> Opened {
+    let opened = begun(spec(home));
+    for index in 0..100 {
+        put(&opened, index, 1);
+    }
+    wait_for("all to be kept", || files(home).len() == 100);
+    opened
+}
+
 #[tokio::test]
 async fn an_object_is_found_under_its_index_and_version_alone_also_after_a_restart() {
     let home = tempfile::tempdir().expect("a folder");
@@ -272,12 +282,7 @@ async fn on_a_full_disk_a_cache_gives_way_and_comes_back() {
     let Some(_small) = Small::mount(home.path(), "8m") else {
         return;
     };
-    let opened = begun(spec(home.path()));
-    for index in 0..100 {
-        put(&opened, index, 1);
-    }
-    opened.end().await;
-    assert_eq!(files(home.path()).len(), 100);
+    hundred(home.path()).end().await;
 
     // Others fill the file system: what is cached goes, so that they find room.
     const TWENTIETH: u64 = (8 << 20) / 20;
@@ -320,11 +325,7 @@ async fn a_cache_gives_way_also_while_nothing_is_put_into_it() {
     let Some(_small) = Small::mount(home.path(), "8m") else {
         return;
     };
-    let opened = begun(spec(home.path()));
-    for index in 0..100 {
-        put(&opened, index, 1);
-    }
-    wait_for("all to be kept", || files(home.path()).len() == 100);
+    let opened = hundred(home.path());
     let space = || rustix::fs::statvfs(home.path()).expect("is mounted");
     let reserve = space().f_blocks / 20;
     let left = space().f_bavail * space().f_frsize;
